@@ -1,0 +1,81 @@
+"""The one loop of every solver, and `Together`, which steps mixed fields on one joint evaluation."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+from unisci.batch import Schema
+from unisci.processes.process import Process
+from unisci.rng import Rng
+from unisci.state import State, Time, pick
+
+
+class Denoise(Protocol):
+    """All that a solver or a guidance term sees: E[clean | x_t], or logits over the clean classes of a discrete field.
+
+    `process` is the process of a bare state, or one process per field; `schema` the layout of the fields, None for a bare state.
+    """
+
+    process: Process | dict[str, Process]
+    schema: Schema | None
+
+    def __call__(self, x: State, t: Time) -> State: ...
+
+
+class Solver(Protocol):
+    """One step from time t to time s < t. Memory (None at first) is returned, never stored."""
+
+    def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]: ...
+
+
+def sample(
+    denoise: Denoise,
+    x: State,
+    times: Sequence[Time],
+    solver: Solver,
+    rng: Rng | None = None,
+    after: Callable[[State, Time], State] | None = None,
+) -> State:
+    """Solve from times[0] down to times[-1], starting at x. `after(x, s)` pins or projects the state after each step.
+
+    Step k draws from the stream rng.at(k).
+    """
+    memory = None
+    for k, (t, s) in enumerate(pairwise(times)):
+        x, memory = solver.step(denoise, x, t, s, memory, None if rng is None else rng.at(k))
+        if after is not None:
+            x = after(x, s)
+    return x
+
+
+class _Known:
+    """One field of an evaluation that was made already; a second evaluation is refused."""
+
+    def __init__(self, denoise: Denoise, name: str, clean: State):
+        self.process = {name: denoise.process[name]}
+        self.schema = None if denoise.schema is None else {name: denoise.schema[name]}
+        self.clean: State | None = {name: clean[name]}
+
+    def __call__(self, x: State, t: Time) -> State:
+        if self.clean is None:
+            raise RuntimeError("a solver inside Together evaluates the denoiser once per step; this one asked again")
+        clean, self.clean = self.clean, None
+        return clean
+
+
+class Together:
+    """Step each field with its own solver on one joint evaluation: Together(position=program, atom=Ancestral())."""
+
+    def __init__(self, **solvers: Solver):
+        self.solvers = solvers
+
+    def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
+        clean = denoise(x, t)
+        memory = memory or {}
+        out = {
+            name: solver.step(
+                _Known(denoise, name, clean), {name: x[name]}, pick(t, name), pick(s, name), memory.get(name), rng
+            )
+            for name, solver in self.solvers.items()
+        }
+        return {k: v[0][k] for k, v in out.items()}, {k: v[1] for k, v in out.items()}
