@@ -94,8 +94,8 @@ class Rng:
         return words.reshape(shape[0], -1)[:, index].reshape(shape)
 
     def uniform(self, field: str, step: int, shape: tuple[int, ...], axes: int = 1) -> Tensor:
-        """Uniform float32 in (0, 1): 24 random bits, centred so that neither end is ever drawn."""
-        return ((self.words(field, step, shape, axes) >> 8).to(torch.float32) + 0.5) * 2.0**-24
+        """Uniform float32 in (0, 1): 23 random bits, centred so that neither end is ever drawn (24 would round up to 1)."""
+        return ((self.words(field, step, shape, axes) >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
     def normal(self, field: str, step: int, shape: tuple[int, ...], axes: int = 1) -> Tensor:
         """Standard normal float32, by inverting the distribution function at a 32-bit uniform in float64.

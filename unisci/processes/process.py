@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from unisci.rng import Rng
@@ -15,3 +16,6 @@ class Process(Protocol):
 
     def prior(self, like: Tensor, rng: Rng, name: str = "x", axes: int = 0) -> Tensor:
         """A draw of x_1, shaped as `like`."""
+
+    def to(self, device: torch.device | str) -> "Process":
+        """The same process with its tensors, if it has any, on another device."""

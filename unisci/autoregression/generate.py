@@ -1,0 +1,104 @@
+"""The one block loop: blocks of sites are generated one after another, each by diffusion given the blocks before it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unisci.batch import Batch
+from unisci.denoiser import Denoiser
+from unisci.order import Order
+from unisci.processes.product import site_times
+from unisci.rng import Rng
+from unisci.solvers.sample import Solver, sample
+from unisci.state import pad
+
+# Matrix products of fewer rows run in other kernels, whose rounding differs: a group of samples is filled up to this many, so
+# that a sample's value on a CPU is the same to the last bit in a batch of 1, 7 or 64.
+SMALLEST_GROUP = 16
+
+
+class Growth(Protocol):
+    """Chooses the next block: a batch whose blocks before `block` are done, to the batch and order that hold its sites too.
+
+    A sample that gets no site of rank `block` is finished.
+    """
+
+    def __call__(self, batch: Batch, order: Order, block: int, rng: Rng) -> tuple[Batch, Order]: ...
+
+
+def generate(
+    denoiser: Denoiser,
+    batch: Batch,
+    order: Order,
+    solver: Solver,
+    times: Callable[[int], Tensor],
+    rng: Rng,
+    growth: Growth | None = None,
+    on_block: Callable[[int, Tensor], None] | None = None,
+) -> tuple[Batch, Order]:
+    """Generate block after block; samples that are finished leave the batch.
+
+    batch: N sites of room, what is generated already in its state; order: the rank of each site, -1 where none is
+    planned, rising along the sites; times(k): the decreasing time grid of block k; growth: chooses each block as it comes, None where `order` holds
+    all of them; on_block(k, rows) is told which samples take part. Samples of the same number of sites are solved
+    together without padding, so the work of a call is that of the sites present. Block k draws from rng.at(k).
+    """
+    state, mask, given, rank = dict(batch.state), batch.mask.clone(), dict(batch.given), order.rank.clone()
+    check_sorted(order)
+    live = torch.arange(len(batch), device=mask.device)
+    block = 0
+    while len(live):
+        now = Batch(batch.schema, state, mask, given, batch.ids)[live]
+        planned = Order(rank[live])
+        if growth is not None:
+            now, planned = growth(now, planned, block, rng[live].at(block))
+        keep = (planned.rank == block).any(1)
+        if bool(((planned.rank > block).any(1) & ~keep).any()):
+            raise ValueError(f"a sample's order has no site of rank {block}, but sites of higher rank")
+        live, now, planned = live[keep], now[keep], planned.rank[keep]
+        if not len(live):
+            break
+        if on_block is not None:
+            on_block(block, live)
+        now = _solve(denoiser, now, Order(planned), block, solver, times(block), rng[live].at(block))
+        for k in state:
+            state[k] = state[k].index_copy(0, live, now.state[k])
+        for k in given:
+            given[k] = given[k].index_copy(0, live, now.given[k])
+        mask, rank = mask.index_copy(0, live, now.mask), rank.index_copy(0, live, planned)
+        block += 1
+    return Batch(batch.schema, state, mask, given, batch.ids), Order(rank)
+
+
+def _solve(
+    denoiser: Denoiser, batch: Batch, order: Order, block: int, solver: Solver, times: Tensor, rng: Rng
+) -> Batch:
+    """Draw the sites of rank `block`, one group of samples for each number of sites up to and with that block."""
+    state = {k: v.clone() for k, v in batch.state.items()}
+    present = (order.rank >= 0) & (order.rank <= block)
+    sites = present.sum(1)
+    for n in sites.unique().tolist():
+        rows = (sites == n).nonzero()[:, 0]
+        filled = rows.repeat(-(-SMALLEST_GROUP // len(rows))) if len(rows) < SMALLEST_GROUP else rows
+        part = batch[filled].trim(n)
+        part_order = Order(order.rank[filled, :n])
+        moving = part_order.rank == block
+        noise, fields = rng[filled], {k: part.schema[k] for k in state}
+        grid = [site_times(fields, moving, t) for t in times]
+        product = denoiser.product.to(part.mask.device)
+        prior = product.prior(part.state, noise.at(0))
+        x = {k: torch.where(pad(grid[0][k] > 0, v), v, part.state[k]) for k, v in prior.items()}
+        x = sample(denoiser.on(part, part_order), x, grid, solver, noise.at(1))
+        for k, v in x.items():
+            cut = (rows, *(slice(n),) * fields[k].axes)
+            state[k][cut] = v[: len(rows)]
+    return batch.replace(**state)
+
+
+def check_sorted(order: Order) -> None:
+    """Raise ValueError unless each sample's sites are stored by rising rank, those without a rank last."""
+    rank = torch.where(order.rank < 0, torch.iinfo(order.rank.dtype).max, order.rank)
+    if bool((rank.diff(dim=1) < 0).any()):
+        raise ValueError("sites must be stored by rising rank, unplanned ones last: sort each sample's sites by its order")

@@ -1,0 +1,217 @@
+"""Pard: permutation-invariant autoregressive diffusion of graphs (Zhao et al., arXiv 2402.03687).
+
+    p(G) = prod_i p(|B_i|, deg_i | G_<i) p(B_i | |B_i|, deg_i, G_<i)
+
+The blocks B_i are those of the graph's own structural order. One denoiser, shared by all blocks, draws the atoms of a block, the
+bonds within it and the bonds to earlier blocks by discrete diffusion; a small head chooses the size of the next block and the
+degree its sites have inside the graph so far, size 0 being the end. The first block is drawn from the table of first blocks
+of the data. hops = 0 makes the graph one block: plain diffusion.
+
+Training takes one random block of each graph, with sight of everything before it; `Pard.parallel_loss` takes all blocks of a
+graph at once, n clean sites beside n noised copies, for networks with causal sight.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unisci.autoregression.generate import generate
+from unisci.batch import Batch, Field, Schema
+from unisci.denoiser import Denoiser
+from unisci.networks.graph_transformer import GraphHead
+from unisci.order import Order, structural_order
+from unisci.processes.product import Product, site_times
+from unisci.rng import Rng
+from unisci.solvers.sample import Solver
+from unisci.solvers.tokens import Ancestral
+
+BLOCK_FIELDS: Schema = {
+    "rank": Field("site"),
+    "degree": Field("site"),
+    "block": Field("whole"),
+    "next_size": Field("whole"),
+    "next_degree": Field("whole"),
+}
+
+
+def ordered(batch: Batch, hops: int) -> Batch:
+    """The batch with each graph's sites sorted by its structural order, "rank" and "degree" given.
+
+    A site's edges are the pairs of field "bond" that are not class 0.
+    """
+    order, degree = structural_order(batch.state["bond"] > 0, batch.mask, hops)
+    key = torch.where(batch.mask, order.rank, torch.iinfo(torch.long).max)
+    index = key.argsort(dim=1, stable=True)
+    pairs = index[:, :, None].expand(-1, -1, index.shape[1])
+    bond = batch.state["bond"].gather(1, pairs).gather(2, pairs.transpose(1, 2))
+    given = {"rank": order.rank.gather(1, index), "degree": degree.gather(1, index)}
+    state = {"atom": batch.state["atom"].gather(1, index), "bond": bond}
+    return Batch(batch.schema | BLOCK_FIELDS, state, batch.mask.gather(1, index), batch.given | given, batch.ids)
+
+
+def examples(batch: Batch, rng: Rng) -> Batch:
+    """One random block of each ordered graph: the sites up to it, its number, and the size and degree of the next."""
+    rank, degree = batch.given["rank"], batch.given["degree"]
+    blocks = rank.amax(1) + 1
+    u = rng.uniform("block", 0, (len(batch),), 0)
+    block = torch.minimum((u * blocks).long(), blocks - 1)
+    following = rank == (block + 1)[:, None]
+    given = batch.given | {
+        "block": block,
+        "next_size": following.sum(1),
+        "next_degree": torch.where(following, degree, 0).amax(1),
+    }
+    return Batch(batch.schema, batch.state, batch.mask & (rank <= block[:, None]), given, batch.ids)
+
+
+def first_blocks(batch: Batch) -> Tensor:
+    """Counts of the first block's (size, degree) over ordered graphs: (largest block + 1, largest degree + 1)."""
+    rank, degree = batch.given["rank"], batch.given["degree"]
+    first = (rank == 0) & batch.mask
+    sizes = torch.stack([((rank == k) & batch.mask).sum(1) for k in range(int(rank.max()) + 1)])
+    table = torch.zeros(int(sizes.max()) + 1, int(degree.max()) + 1)
+    where = (first.sum(1), torch.where(first, degree, 0).amax(1))
+    return table.index_put_(where, torch.ones(len(batch)), accumulate=True)
+
+
+@dataclass(frozen=True)
+class BlockGrowth:
+    """Chooses the next block's size and degree for `generate`, by the head, or by the table for the first block."""
+
+    head: GraphHead
+    first: Tensor
+
+    def __call__(self, batch: Batch, order: Order, block: int, rng: Rng) -> tuple[Batch, Order]:
+        room = batch.mask.shape[1]
+        done = batch.sites
+        if block == 0:
+            choice = rng.categorical("next block", 0, self.first.flatten().expand(len(batch), -1), 0)
+        else:
+            choice = rng.categorical("next block", 0, self._probs(batch, order, room), 0)
+        size, degree = choice // self.first.shape[1], choice % self.first.shape[1]
+        site = torch.arange(room, device=done.device)
+        new = (site >= done[:, None]) & (site < (done + size)[:, None])
+        given = batch.given | {
+            "degree": torch.where(new, degree[:, None], batch.given["degree"]),
+            "rank": torch.where(new, block, order.rank),
+        }
+        return Batch(batch.schema, batch.state, batch.mask | new, given, batch.ids), Order(given["rank"])
+
+    def _probs(self, batch: Batch, order: Order, room: int) -> Tensor:
+        """(B, sizes * degrees): of every (size, degree) that still has room."""
+        done = batch.sites
+        out = torch.zeros(len(batch), self.first.numel(), device=done.device)
+        for n in done.unique().tolist():
+            rows = (done == n).nonzero()[:, 0]
+            filled = rows.repeat(-(-16 // len(rows))) if len(rows) < 16 else rows
+            part = batch[filled].trim(n)
+            logits = self.head(part.state, part.mask, part.given, Order(order.rank[filled, :n]))[: len(rows)]
+            size, degree = split_logits(logits, self.first.shape)
+            too_large = torch.arange(self.first.shape[0], device=done.device) > room - n
+            size = size.masked_fill(too_large, float("-inf")).softmax(-1)
+            out[rows] = (size[..., None] * degree.softmax(-1)).flatten(1)
+        return out
+
+
+def split_logits(logits: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Of the head's output: logits of the size (B, S), and of the degree given each size (B, S, D)."""
+    sizes, degrees = shape
+    return logits[:, :sizes], logits[:, sizes:].reshape(-1, sizes, degrees)
+
+
+class Pard(nn.Module):
+    """denoiser: of fields "atom" and "bond"; head: outputs S (1 + D) for tables (S, D) of block sizes and degrees; first: the counts
+    of first blocks (S, D); hops: of the structural order; room: the most sites of a graph."""
+
+    def __init__(self, denoiser: Denoiser, head: GraphHead, first: Tensor, hops: int, room: int, parallel: bool = False):
+        super().__init__()
+        self.denoiser, self.head, self.hops, self.room, self.parallel = denoiser, head, hops, room, parallel
+        self.register_buffer("first", first.float())
+
+    def loss(self, batch: Batch, rng: Rng) -> Tensor:
+        """Scalar training loss of graphs, ordered graphs or `examples`: denoising plus next block, mean over graphs."""
+        if "rank" not in batch.given:
+            batch = ordered(batch, self.hops)
+        if self.parallel:
+            denoising = self.parallel_loss(batch, rng)
+        if "block" not in batch.given:
+            batch = examples(batch, rng)
+        if not self.parallel:
+            fields = {k: batch.schema[k] for k in batch.state}
+            moving = (batch.given["rank"] == batch.given["block"][:, None]) & batch.mask
+            t = self.denoiser.product.times(rng)["atom"]
+            order = Order(torch.where(batch.mask, batch.given["rank"], -1))
+            denoising = self.denoiser.loss(batch, rng.at(0), site_times(fields, moving, t), order)
+        # The head is far easier to learn than the denoiser: a quarter of the graphs teaches it enough.
+        return denoising + self.head_loss(batch[slice(None, None, 4)])
+
+    def head_loss(self, batch: Batch) -> Tensor:
+        """Cross entropy of the next block's size and, where there is one, of its degree; mean over graphs."""
+        order = Order(torch.where(batch.mask, batch.given["rank"], -1))
+        size, degree = split_logits(self.head(batch.state, batch.mask, batch.given, order), self.first.shape)
+        true_size, true_degree = batch.given["next_size"], batch.given["next_degree"]
+        chosen = degree[torch.arange(len(batch), device=degree.device), true_size]
+        per_graph = F.cross_entropy(chosen, true_degree, reduction="none") * (true_size > 0)
+        return F.cross_entropy(size, true_size) + per_graph.mean()
+
+    def parallel_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        """All blocks of each ordered graph at once, summed over blocks; a graph's blocks share one time."""
+        t = self.denoiser.product.times(rng)["atom"]
+        return doubled_loss(self.denoiser, batch, rng.at(0), t)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        rng: Rng,
+        steps: int = 20,
+        solver: Solver | None = None,
+        on_block: Callable[[int, Tensor], None] | None = None,
+    ) -> Batch:
+        """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named."""
+        b, n, device = len(rng.ids), self.room, self.first.device
+        zeros = torch.zeros(b, n, dtype=torch.long, device=device)
+        state = {"atom": zeros, "bond": torch.zeros(b, n, n, dtype=torch.long, device=device)}
+        schema = self.denoiser.product.schema
+        empty = Batch(schema, state, zeros.bool(), {"rank": zeros - 1, "degree": zeros}, rng.ids)
+        grid = torch.linspace(1, 0, steps + 1, device=device)
+        growth = BlockGrowth(self.head, self.first)
+        order = Order(empty.given["rank"])
+        return generate(
+            self.denoiser, empty, order, solver or Ancestral(), lambda block: grid, rng, growth, on_block
+        )[0]
+
+
+def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tensor:
+    """The block-parallel loss over 2n sites: clean ones first, then a noised copy of each; see Order.noisy.
+
+    batch: ordered graphs; t (B,). A copy's bonds to its own block are noised among copies, those to earlier blocks between the copy
+    and the clean originals.
+    """
+    n, rank = batch.mask.shape[1], batch.given["rank"]
+    fields = {k: batch.schema[k] for k in batch.state}
+    product: Product = denoiser.product.to(batch.mask.device)
+    noisy = product.perturb(batch.state, site_times(fields, batch.mask, t), rng)
+    copy = (torch.arange(2 * n, device=rank.device) >= n).expand(len(batch), -1)
+    order = Order(rank.repeat(1, 2), copy)
+    atom, bond = batch.state["atom"], batch.state["bond"]
+    state = {
+        "atom": torch.cat([atom, noisy["atom"]], 1),
+        "bond": torch.cat([torch.cat([bond, noisy["bond"]], 2), torch.cat([noisy["bond"], noisy["bond"]], 2)], 1),
+    }
+    mask = batch.mask.repeat(1, 2)
+    given = {"degree": batch.given["degree"].repeat(1, 2)}
+    logits = denoiser(state, site_times(fields, copy & mask, t), mask, given, order)
+    i, j = rank[:, :, None], rank[:, None, :]
+    within, to_earlier = logits["bond"][:, n:, n:], logits["bond"][:, n:, :n]
+    to_earlier = torch.where((i > j)[..., None], to_earlier, to_earlier.transpose(1, 2))
+    bond_logits = torch.where((i == j)[..., None], within, to_earlier)
+    total = torch.zeros((), device=rank.device)
+    for k, predicted in (("atom", logits["atom"][:, n:]), ("bond", bond_logits)):
+        process = product.processes[k]
+        counts = batch.exists(k) & process.learnable(noisy[k], t)
+        counts = counts.tril(-1) if k == "bond" else counts
+        total = total + F.cross_entropy(predicted[counts], batch.state[k][counts], reduction="sum")
+    return total / len(batch)

@@ -1,0 +1,129 @@
+"""Typed configurations of jobs, read from YAML. An unknown key is an error that names it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unisci.training.fit import FitConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and the fix."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkConfig(Strict):
+    """Sizes of a graph transformer; product = 0 leaves the edge product out."""
+
+    width: int = Field(96, ge=4)
+    pair_width: int = Field(32, ge=4)
+    layers: int = Field(5, ge=1)
+    heads: int = Field(6, ge=1)
+    product: int = Field(16, ge=0)
+
+
+class ModelConfig(Strict):
+    """Pard (arXiv 2402.03687): hops of the structural order (0 = one-shot), the noise, the denoiser and the head of block sizes."""
+
+    hops: int = Field(1, ge=0, le=8)
+    noise: Literal["marginal", "absorbing", "uniform"] = "marginal"
+    denoiser: NetworkConfig = NetworkConfig()
+    head: NetworkConfig = NetworkConfig(width=48, pair_width=24, layers=3, heads=4, product=8)
+    causal: bool = False
+    parallel: bool = False
+
+
+class DataConfig(Strict):
+    """smiles: a .smi or .csv file, or "nci", the set that RDKit carries; every `hold_out`-th row is kept for validation (0 = none);
+    the job refuses to start where more than `max_rejected` of the rows cannot be held."""
+
+    smiles: str = "nci"
+    column: str | None = None
+    hold_out: int = Field(25, ge=0)
+    limit: int | None = Field(None, ge=1)
+    max_atoms: int = Field(64, ge=1, le=64)
+    max_rejected: float = Field(0.05, ge=0, le=1)
+
+
+class TrainingConfig(Strict):
+    """See unisci.training.fit.FitConfig; validate_samples: molecules drawn at each validation."""
+
+    steps: int = Field(20_000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: int = Field(200, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.9995, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+    checkpoint_every: int = Field(1000, ge=0)
+    validate_every: int = Field(0, ge=0)
+    validate_samples: int = Field(200, ge=1)
+
+    def fit_config(self) -> FitConfig:
+        """The part that the training loop reads."""
+        return FitConfig(**self.model_dump(exclude={"validate_samples"}))
+
+
+class SampleConfig(Strict):
+    """n molecules after training (0 = none), with `steps` network calls a block."""
+
+    n: int = Field(100, ge=0)
+    steps: int = Field(20, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class MoleculeJob(Strict):
+    """Train a generator of molecules on SMILES, then draw from it."""
+
+    job: Literal["molecules"]
+    out: Path
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob:
+    """The job of a YAML file, changed by overrides such as ["--training.steps", "500"] or ["--training.steps=500"].
+
+    Raises ConfigError where the file, a key or a value is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values")
+    for key, value in _pairs(list(overrides)):
+        _put(values, key, value)
+    try:
+        return MoleculeJob.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or path.name}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{path} cannot be used:\n" + "\n".join(lines)) from error
+
+
+def _pairs(words: list[str]) -> list[tuple[str, Any]]:
+    pairs = []
+    while words:
+        key, equals, value = words.pop(0).partition("=")
+        if not key.startswith("--") or (not equals and not words):
+            raise ConfigError(f"{key!r} is not an override: write --key value, as in --training.steps 500")
+        pairs.append((key[2:], yaml.safe_load(value if equals else words.pop(0))))
+    return pairs
+
+
+def _put(values: dict, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for name in path:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--{key}: {name} is a value, not a group of keys")
+    values[last] = value

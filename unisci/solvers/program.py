@@ -1,0 +1,233 @@
+"""A linear solver is a table. `compile_solver` traces a formula (`unisci.solvers.formulas`) on linear forms over past
+points, denoiser outputs and noises into a frozen `Program`; `run` executes any of them, without looking at data.
+
+    times = grid(VP(), 20)
+    clean = run(denoise, VP().prior(like, rng), compile_solver(VP(), times, "dpm++2m"))
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unisci.processes.gaussian import Gaussian, lam, time
+from unisci.rng import Rng
+from unisci.solvers.formulas import SCHEMES, advance
+from unisci.solvers.sample import Denoise, sample
+from unisci.solvers.tape import SINGULAR, Form, Row, Tape, levels
+from unisci.state import State, Time, fieldwise
+
+LAST = 1e-3  # the time from which a grid in lam jumps to t = 0, where lam is infinite
+
+
+def grid(
+    process: Gaussian, n: int, kind: str = "lambda", start: float | None = None, end: float = 0.0, rho: float = 7.0
+) -> Tensor:
+    """n + 1 strictly decreasing times from `start` to `end`, float64 on the CPU.
+
+    kind: "time", uniform in t; "lambda", uniform in log(alpha / sigma); "karras", uniform in (sigma / alpha)^(1 / rho)
+    (arXiv 2206.00364). The latter two reach end = 0 by one step from t = 1e-3. start None: 1, or .999 if alpha(1) = 0.
+    Raises ValueError for an unknown kind, n < 1, ends out of order, or a start that the kind cannot have.
+    """
+    if kind not in ("lambda", "time", "karras"):
+        raise ValueError(f"unknown grid kind {kind!r}; known are 'lambda', 'time' and 'karras'")
+    if start is None:
+        start = 1.0 if bool(lam(process, torch.ones((), dtype=torch.float64)).isfinite()) else 0.999
+    if n < 1 or not 0 <= end < start <= 1:
+        raise ValueError(f"a grid needs n >= 1 and 0 <= end < start <= 1, got n = {n}, start = {start}, end = {end}")
+    if kind == "time":
+        return torch.linspace(start, end, n + 1, dtype=torch.float64)
+    if end == 0:
+        if n == 1:
+            return torch.tensor([start, 0.0], dtype=torch.float64)
+        body = grid(process, n - 1, kind, start, min(LAST, start / 2), rho)
+        return torch.cat([body, body.new_zeros(1)])
+    first, last = lam(process, torch.tensor([start, end], dtype=torch.float64)).tolist()
+    if not math.isfinite(first):
+        raise ValueError(f"a {kind} grid cannot start at t = {start}, where alpha is 0; start below, say at 0.999")
+    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    if kind == "lambda":
+        at = first + u * (last - first)
+    else:
+        high, low = math.exp(-first / rho), math.exp(-last / rho)
+        at = -rho * (high + u * (low - high)).log()
+    times = time(process, at)
+    times[0], times[-1] = start, end
+    return times
+
+
+class Past(NamedTuple):
+    """What a program carries from step to step: how many steps are done, and the points and outputs still needed,
+    newest first."""
+
+    done: int
+    points: tuple[State, ...]
+    cleans: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled solver, which is a `Solver`: n steps over `grid` (n + 1 times), each the rows of its stages.
+
+    Coefficients are float64. A program belongs to one process; fields of different processes step side by side in
+    `Together`, one program each, on equal grids and with one evaluation a step.
+    """
+
+    name: str
+    process: Gaussian
+    grid: tuple[float, ...]
+    steps: tuple[tuple[Row, ...], ...]
+    order: int
+
+    @property
+    def times(self) -> Tensor:
+        """The grid as a float64 tensor (n + 1,) on the CPU, for `sample`."""
+        return torch.tensor(self.grid, dtype=torch.float64)
+
+    @cached_property
+    def nfe(self) -> int:
+        """The number of denoiser evaluations of a whole run."""
+        return sum(row.time is not None for rows in self.steps for row in rows)
+
+    @cached_property
+    def stages(self) -> int:
+        """The largest number of rows in a step."""
+        return max(len(rows) for rows in self.steps)
+
+    @cached_property
+    def stochastic(self) -> bool:
+        """Whether any row draws noise."""
+        return any(row.noise != 0 for rows in self.steps for row in rows)
+
+    @cached_property
+    def depth(self) -> tuple[int, int]:
+        """How many points and how many denoiser outputs must be kept."""
+        rows = [row for rows in self.steps for row in rows]
+        return tuple(max((1 + back for row in rows for back, _ in row[i]), default=1) for i in (1, 2))
+
+    def step(
+        self, denoise: Denoise, x: State, t: Time, s: Time, memory: Past | None, rng: Rng | None
+    ) -> tuple[State, Past]:
+        """The next step of the program, whose times t and s must be. Raises ValueError where they are not (on the CPU;
+        reading them from another device would wait for it), where processes differ, and where noise has no rng."""
+        if memory is None:
+            self.check(denoise, x, rng)
+            memory = Past(0, (), ())
+        k = memory.done
+        if k >= len(self.steps):
+            raise ValueError(f"{self.name} has {len(self.steps)} steps and all are done; compile a longer grid")
+        self._check_time(k, t)
+        self._check_time(k + 1, s)
+        points, cleans = (x, *memory.points), memory.cleans
+        for stage, row in enumerate(self.steps[k]):
+            if row.time is not None:
+                cleans = (denoise(points[0], _scalar(row.time, x)), *cleans)
+            terms = [(c, points[back]) for back, c in row.points] + [(c, cleans[back]) for back, c in row.cleans]
+            if row.noise != 0:
+                terms.append((row.noise, _draw(denoise, x, rng, stage)))
+            points, cleans = (_combine(terms), *points[: self.depth[0]]), cleans[: self.depth[1]]
+        return points[0], Past(k + 1, points[1 : self.depth[0]], cleans)
+
+    def check(self, denoise: Denoise, x: State, rng: Rng | None) -> None:
+        """Raise ValueError where `denoise` has another process, or noise lacks its rng or the layout of the fields."""
+        processes = denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
+        for name, process in processes.items():
+            if process is not self.process and process != self.process:
+                raise ValueError(
+                    f"{self.name} was compiled for {self.process}, but field {name!r} has {process}; "
+                    "compile one program for each process and step them in Together"
+                )
+        if self.stochastic and rng is None:
+            raise ValueError(f"{self.name} draws noise; pass rng=Rng(seed, ids)")
+        if self.stochastic and isinstance(x, dict) and denoise.schema is None:
+            raise ValueError(f"{self.name} draws noise for fields {sorted(x)}; denoise.schema must give their layout")
+
+    def _check_time(self, k: int, t: Time) -> None:
+        for given in t.values() if isinstance(t, dict) else (t,):
+            known = not isinstance(given, Tensor) or given.device.type == "cpu"
+            if known and bool((torch.as_tensor(given, dtype=torch.float64) - self.grid[k]).abs().max() > 1e-6):
+                raise ValueError(f"time {k} of {self.name} is {self.grid[k]:.6g}, got {given}; pass program.times")
+
+
+def _scalar(t: float, x: State) -> Tensor:
+    """t as a scalar tensor, filled in place on x's device: a copy from the host would wait for it."""
+    like = next(iter(x.values())) if isinstance(x, dict) else x
+    return torch.full((), t, dtype=like.dtype, device=like.device)
+
+
+def _draw(denoise: Denoise, x: State, rng: Rng, stage: int) -> State:
+    """Standard normal noise for every field, the draw number `stage` of the step's stream."""
+    if not isinstance(x, dict):
+        return rng.normal("x", stage, tuple(x.shape), 0).to(x.dtype)
+    return {k: rng.normal(k, stage, tuple(v.shape), denoise.schema[k].axes).to(v.dtype) for k, v in x.items()}
+
+
+def _combine(terms: list[tuple[float, State]]) -> State:
+    """The sum of coefficient times state. Each product is rounded before it is added: a fused kernel may round the
+    lanes of a vector unlike its tail, and then a sample would depend on its batch."""
+    coefficients, states = zip(*terms, strict=True)
+
+    def total(*values: Tensor) -> Tensor:
+        first, *rest = (c * v for c, v in zip(coefficients, values, strict=True))
+        return sum(rest, first)
+
+    return fieldwise(total, *states)
+
+
+def trace(name: str, formula: Callable[..., Any], order: int, process: Gaussian, times: Tensor) -> Program:
+    """The program of a formula on a grid, see `compile_solver`."""
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"a grid has one axis and two times or more, got shape {tuple(times.shape)}")
+    if not bool((times[:-1] > times[1:]).all()) or not 0 <= float(times[-1]) < float(times[0]) <= 1:
+        raise ValueError(f"times must decrease strictly within [0, 1], without repeats, got {times.tolist()}")
+    tape, x, past, steps = Tape(process), Form({("x", 0): 1.0}), None, []
+    for t, s in pairwise(levels(process, times)):
+        try:
+            x, past = advance(formula, tape, x, t, s, past)
+        except ZeroDivisionError as error:
+            raise ValueError(f"{name} at t = {t.time:.6g}: {SINGULAR}") from error
+        x = tape.land(x)
+        steps.append(tuple(tape.rows))
+        tape.rows = []
+    return Program(name, process, tuple(times.tolist()), tuple(steps), order)
+
+
+def compile_solver(process: Gaussian, times: Tensor, name: str) -> Program:
+    """The program of the scheme `name` for a process on a grid of strictly decreasing times (n + 1,), see `grid`.
+
+    Raises ValueError for an unknown name, times that are unsorted, repeated or outside [0, 1], and a scheme that is
+    singular at the first time.
+    """
+    if name not in SCHEMES:
+        raise ValueError(f"unknown solver {name!r}; known are {', '.join(SCHEMES)}")
+    return trace(name, *SCHEMES[name], process, times)
+
+
+def run(
+    denoise: Denoise,
+    x: State,
+    program: Program,
+    rng: Rng | None = None,
+    after: Callable[[State, Time], State] | None = None,
+    on_step: Callable[[State, Time], None] | None = None,
+) -> State:
+    """Solve from x at the program's first time to its last; equal to `sample` with the program as its solver.
+
+    x: a tensor or a dict of Gaussian fields. Step k draws its noise from rng.at(k). `after(x, s)` pins or projects the
+    state after a step; `on_step(x, s)` then watches it. Makes program.nfe evaluations. Raises as `Program.check`.
+    """
+    program.check(denoise, x, rng)
+
+    def watched(x: State, s: Time) -> State:
+        x = x if after is None else after(x, s)
+        if on_step is not None:
+            on_step(x, s)
+        return x
+
+    return sample(denoise, x, program.times, program, rng, watched)
