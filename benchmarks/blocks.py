@@ -20,7 +20,7 @@ from unisci.jobs.models import build_for
 from unisci.jobs.molecules import prepare
 from unisci.metrics.intervals import proportion
 from unisci.rng import Rng
-from unisci.training.data import batches, widen
+from unisci.training.data import widen
 from unisci.training.fit import FitConfig, fit
 
 BASE = ModelConfig()
@@ -77,7 +77,10 @@ def run(config: ModelConfig, data: Batch, seed: int, seconds: float, calls: int,
 
 def table(rows: list[dict]) -> str:
     """Markdown: each variant's validity over its seeds, with the 95 % interval of the pooled share."""
-    lines = ["| variant | training steps | calls | valid % by seed | valid % (95 % interval) | unique % | per CPU s |", "|" + "---|" * 7]
+    lines = [
+        "| variant | training steps | calls | valid % by seed | valid % (95 % interval) | unique % | per CPU s |",
+        "|" + "---|" * 7,
+    ]
     for name in VARIANTS:
         mine = [r for r in rows if r["variant"] == name]
         if not mine:

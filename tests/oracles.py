@@ -100,8 +100,8 @@ class LowRankMixtureOracle:
 
 
 class AROracle:
-    """A stationary Gaussian AR(1) series, cov(x_i, x_j) = rho^|i - j|; state (B, length). t may be (B, length): a time per
-    element, so that the conditional law given clean elements (t = 0) is included."""
+    """A stationary Gaussian AR(1) series, cov(x_i, x_j) = rho^|i - j|; state (B, length). t may be (B, length): a time
+    per element, so that the conditional law given clean elements (t = 0) is included."""
 
     schema = None
 

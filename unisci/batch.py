@@ -94,5 +94,5 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        move = lambda d: {k: v.to(device, non_blocking=True) for k, v in d.items()}  # noqa: E731
+        move = lambda d: {k: v.to(device, non_blocking=True) for k, v in d.items()}
         return Batch(self.schema, move(self.state), self.mask.to(device), move(self.given), self.ids.to(device))

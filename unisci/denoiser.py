@@ -94,7 +94,9 @@ class Denoiser(nn.Module):
         terms = [self._field_loss(k, predicted[k], noisy[k], batch, t[k], product) for k in noisy]
         return torch.stack(terms).sum() / len(batch)
 
-    def _field_loss(self, k: str, predicted: Tensor, noisy: Tensor, batch: Batch, t: Tensor, product: Product) -> Tensor:
+    def _field_loss(
+        self, k: str, predicted: Tensor, noisy: Tensor, batch: Batch, t: Tensor, product: Product
+    ) -> Tensor:
         process, clean = product.processes[k], batch.state[k]
         counts = batch.exists(k)
         if batch.schema[k].kind == "pair":

@@ -132,6 +132,8 @@ def test_perturb_leaves_time_zero_alone_and_broadcasts(process):
     assert noised.dtype == torch.float32
     whole = process.perturb(clean, torch.tensor(0.0, dtype=torch.float64), Rng(1, torch.arange(3)), "position", 1)
     assert torch.equal(whole, clean) and whole.dtype == torch.float32
+    assert process.perturb(clean, t.double(), Rng(1, torch.arange(3)), "position", 1).dtype == torch.float32
+    assert process.to("cpu") is process
 
 
 @each

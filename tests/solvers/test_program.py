@@ -41,7 +41,7 @@ class Counting:
 
 
 @each_scheme
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     process=st.sampled_from(PROCESSES),
     kind=st.sampled_from(["lambda", "time", "karras"]),
@@ -50,14 +50,16 @@ class Counting:
     start=st.floats(0.6, 0.99),
 )
 def test_table_is_the_formula(name, process, kind, n, end, start):
-    """Executing the table equals executing the formula on tensors, to rounding (S35, check 5)."""
+    """Executing the table equals executing the formula on tensors, to rounding of the largest term (S35, check 5)."""
     denoise, times = three_modes(process), grid(process, n, kind, start, end)
     x, noises = normal(8, 2) * process.level(times[0])[1], normal(n, 8, 2, seed=1)
-    got = run(denoise, x, compile_solver(process, times, name), Given(noises))
+    program = compile_solver(process, times, name)
+    largest = max(abs(c) for rows in program.steps for row in rows for _, c in row.points + row.cleans)
+    got = run(denoise, x, program, Given(noises))
     model, want, past = Literal(denoise, noises), x, None
     for t, s in pairwise(levels(process, times)):
         want, past = advance(SCHEMES[name].formula, model, want, t, s, past)
-    assert (got - want).abs().max() <= 1e-12 * (1 + x.abs().max())
+    assert (got - want).abs().max() <= 1e-12 * max(1, largest) * (1 + x.abs().max())
 
 
 def test_first_order_is_ddim():
@@ -174,11 +176,13 @@ def test_fields_draw_by_their_layout():
     assert torch.equal(small["bond"], small["bond"].transpose(1, 2))
     assert torch.equal(small["position"], large["position"][:, :5])
     assert torch.equal(small["bond"], large["bond"][:, :5, :5]) and torch.equal(small["cell"], large["cell"])
-    assert not torch.isclose(small["position"].flatten(1)[:, :2], small["cell"], atol=1e-4).any()
     alone = GaussianOracle(process, 0.0, 0.5, {"position": schema["position"]})
     rng = Rng(0, torch.arange(4))
     x = {"position": process.prior(torch.zeros(4, 5, 3), rng, "position", 1)}
     assert torch.equal(run(alone, x, program, rng)["position"], small["position"])
+    twins = GaussianOracle(process, 0.0, 0.5, {"a": Field("whole", (2,)), "b": Field("whole", (2,))})
+    out = run(twins, {"a": torch.zeros(4, 2), "b": torch.zeros(4, 2)}, program, rng)
+    assert not torch.isclose(out["a"], out["b"], atol=1e-4).any()
 
 
 @settings(max_examples=60, deadline=None)

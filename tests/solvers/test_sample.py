@@ -89,6 +89,8 @@ def test_other_times_are_refused():
     program, denoise, x = compile_solver(VP(), grid(VP(), 5), "ddim"), GaussianOracle(VP()), torch.ones(2, 1)
     with pytest.raises(ValueError, match=r"time 1 of ddim is .* pass program\.times"):
         sample(denoise, x, torch.linspace(1, 0, 6), program)
+    with pytest.raises(ValueError, match=r"time 0 of ddim is .* pass program\.times"):
+        program.step(denoise, x, program.times[1], program.times[1], None, None)
     with pytest.raises(ValueError, match="all are done"):
         memory, times = None, program.times
         for k in range(6):

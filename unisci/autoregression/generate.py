@@ -101,4 +101,6 @@ def check_sorted(order: Order) -> None:
     """Raise ValueError unless each sample's sites are stored by rising rank, those without a rank last."""
     rank = torch.where(order.rank < 0, torch.iinfo(order.rank.dtype).max, order.rank)
     if bool((rank.diff(dim=1) < 0).any()):
-        raise ValueError("sites must be stored by rising rank, unplanned ones last: sort each sample's sites by its order")
+        raise ValueError(
+            "sites must be stored by rising rank, unplanned ones last: sort each sample's sites by its order"
+        )

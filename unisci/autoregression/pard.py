@@ -126,7 +126,9 @@ class Pard(nn.Module):
     """denoiser: of fields "atom" and "bond"; head: outputs S (1 + D) for tables (S, D) of block sizes and degrees; first: the counts
     of first blocks (S, D); hops: of the structural order; room: the most sites of a graph."""
 
-    def __init__(self, denoiser: Denoiser, head: GraphHead, first: Tensor, hops: int, room: int, parallel: bool = False):
+    def __init__(
+        self, denoiser: Denoiser, head: GraphHead, first: Tensor, hops: int, room: int, parallel: bool = False
+    ):
         super().__init__()
         self.denoiser, self.head, self.hops, self.room, self.parallel = denoiser, head, hops, room, parallel
         self.register_buffer("first", first.float())
@@ -179,9 +181,9 @@ class Pard(nn.Module):
         grid = torch.linspace(1, 0, steps + 1, device=device)
         growth = BlockGrowth(self.head, self.first)
         order = Order(empty.given["rank"])
-        return generate(
-            self.denoiser, empty, order, solver or Ancestral(), lambda block: grid, rng, growth, on_block
-        )[0]
+        return generate(self.denoiser, empty, order, solver or Ancestral(), lambda block: grid, rng, growth, on_block)[
+            0
+        ]
 
 
 def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tensor:

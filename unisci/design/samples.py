@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TextIO, overload
 
 import pandas as pd
 from rdkit import Chem
+from rdkit.Chem import Descriptors, rdDepictor
 
 from unisci.domains.molecule import Molecule
+from unisci.metrics.descriptors import VALUES
 
 
 @dataclass(frozen=True)
 class Samples(Sequence[Molecule]):
-    """molecules, and a table of as many rows: id, smiles, valid, reason, seconds, model, seed, then what `score` adds."""
+    """molecules, and a table of as many rows: id, smiles, valid, reason, seconds, model,
+    seed, the graph as text (atoms, bonds), then what `score` adds."""
 
     molecules: tuple[Molecule, ...]
     table: pd.DataFrame
@@ -25,6 +28,7 @@ class Samples(Sequence[Molecule]):
     @classmethod
     def of(cls, molecules: Sequence[Molecule], ids: Sequence[int], seconds: float, model: str, seed: int) -> "Samples":
         """Samples fresh from a model: `seconds` is the time that each took, `model` the hash of its weights."""
+        atoms, bonds = zip(*(m.to_text() for m in molecules), strict=True)
         rows = {
             "id": list(ids),
             "smiles": [m.smiles for m in molecules],
@@ -33,6 +37,8 @@ class Samples(Sequence[Molecule]):
             "seconds": seconds,
             "model": model,
             "seed": seed,
+            "atoms": atoms,
+            "bonds": bonds,
         }
         table = pd.DataFrame(rows).astype({"smiles": "object", "reason": "object"})
         return cls(tuple(molecules), table)
@@ -44,6 +50,15 @@ class Samples(Sequence[Molecule]):
             raise ValueError("no samples to join")
         tables = [p.table for p in parts]
         return cls(tuple(m for p in parts for m in p.molecules), pd.concat(tables, ignore_index=True))
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> "Samples":
+        """Read what `to_parquet` wrote."""
+        table = pd.read_parquet(path)
+        for column in ("smiles", "reason"):
+            table[column] = table[column].astype("object").where(table[column].notna(), None)
+        graphs = zip(table["atoms"], table["bonds"], strict=True)
+        return cls(tuple(Molecule.from_text(atoms, bonds) for atoms, bonds in graphs), table)
 
     def __len__(self) -> int:
         return len(self.molecules)
@@ -82,15 +97,18 @@ class Samples(Sequence[Molecule]):
                 first.setdefault(smiles, i)
         return self.keep(list(first.values()))
 
-    def score(self, function: Callable[[list[Chem.Mol]], Sequence[float]] | None = None, name: str = "score") -> "Samples":
+    def score(
+        self, function: Callable[[list[Chem.Mol]], Sequence[float]] | None = None, name: str = "score"
+    ) -> "Samples":
         """Add columns qed, logp, sa and mass (g/mol) by RDKit, or the column `name` by your function of the valid molecules.
 
         Invalid samples get NaN.
         """
-        from unisci.metrics.molecules import descriptors
-
         mols = [m.rdkit for m in self.molecules if m.rdkit is not None]
-        columns = descriptors(mols) if function is None else {name: list(function(mols))}
+        if function is None:
+            columns = {k: [f(m) for m in mols] for k, f in (VALUES | {"mass": Descriptors.MolWt}).items()}
+        else:
+            columns = {name: list(function(mols))}
         rows = [i for i, m in enumerate(self.molecules) if m.rdkit is not None]
         table = self.table.copy()
         for column, values in columns.items():
@@ -110,15 +128,22 @@ class Samples(Sequence[Molecule]):
     def to_smi(self, path: str | Path) -> None:
         """Write the valid samples as lines of SMILES and id."""
         with Path(path).open("w") as file:
-            for smiles, i in zip(self.smiles, self.table["id"], strict=True):
-                if smiles is not None:
-                    file.write(f"{smiles}\t{i}\n")
+            self.write_smi(file)
+
+    def write_smi(self, file: TextIO) -> None:
+        """The lines of `to_smi`, to an open file."""
+        for smiles, i in zip(self.smiles, self.table["id"], strict=True):
+            if smiles is not None:
+                file.write(f"{smiles}\t{i}\n")
 
     def to_sdf(self, path: str | Path) -> None:
         """Write the valid samples as an SDF with drawn 2D coordinates and the table's columns as properties."""
-        from rdkit.Chem import rdDepictor
+        with Path(path).open("w") as file:
+            self.write_sdf(file)
 
-        with Chem.SDWriter(str(path)) as writer:
+    def write_sdf(self, file: TextIO) -> None:
+        """The records of `to_sdf`, to an open file."""
+        with Chem.SDWriter(file) as writer:
             for m, row in zip(self.molecules, self.table.to_dict("records"), strict=True):
                 if m.rdkit is None:
                     continue

@@ -72,6 +72,21 @@ class Molecule:
             bonds[i, j] = bonds[j, i] = _ORDER[bond.GetBondType()]
         return cls(tuple(_atom_class(a) for a in mol.GetAtoms()), bonds)
 
+    @classmethod
+    def from_text(cls, atoms: str, bonds: str) -> "Molecule":
+        """From the two texts of `to_text`."""
+        names = tuple(atoms.split())
+        matrix = np.zeros((len(names), len(names)), np.int8)
+        for bond in bonds.split():
+            i, j, order = (int(v) for v in bond.replace(":", "-").split("-"))
+            matrix[i, j] = matrix[j, i] = order
+        return cls(names, matrix)
+
+    def to_text(self) -> tuple[str, str]:
+        """The graph as two texts, valid or not: atoms "C C N+1", bonds "0-1:1 1-2:2" as site-site:order."""
+        pairs = zip(*np.nonzero(np.triu(self.bonds)), strict=True)
+        return " ".join(self.atoms), " ".join(f"{i}-{j}:{self.bonds[i, j]}" for i, j in pairs)
+
     @cached_property
     def _checked(self) -> tuple[Chem.Mol | None, str | None]:
         mol = Chem.RWMol()
@@ -137,7 +152,9 @@ class Molecule:
             k = len(m.atoms)
             if k > n or not set(m.atoms) <= index.keys():
                 unknown = sorted(set(m.atoms) - index.keys())
-                raise ValueError(f"molecule {row}: unknown atoms {unknown}" if unknown else f"molecule {row} has {k} > {n} atoms")
+                raise ValueError(
+                    f"molecule {row}: unknown atoms {unknown}" if unknown else f"molecule {row} has {k} > {n} atoms"
+                )
             atom[row, :k] = [index[a] for a in m.atoms]
             bond[row, :k, :k] = m.bonds
             mask[row, :k] = True

@@ -24,9 +24,7 @@ from unisci.processes.product import Product
 FORMAT = "unisci-weights-1"
 
 
-def build(
-    config: ModelConfig, classes: tuple[str, ...], room: int, atom: Tensor, bond: Tensor, first: Tensor
-) -> Pard:
+def build(config: ModelConfig, classes: tuple[str, ...], room: int, atom: Tensor, bond: Tensor, first: Tensor) -> Pard:
     """An untrained Pard. atom (K,), bond (4,): frequencies of the classes; first: table of first blocks; room: most atoms."""
     processes = {"atom": _process(config.noise, atom), "bond": _process(config.noise, bond)}
     states = processes["atom"].states, processes["bond"].states

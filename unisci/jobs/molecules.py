@@ -1,29 +1,26 @@
 """Jobs on molecules: read SMILES into a cache, train, draw."""
 
 import csv
-import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from rdkit import RDConfig
 from torch import nn
 
 from unisci.autoregression.pard import Pard, examples, ordered
 from unisci.batch import Batch
 from unisci.domains.molecule import Molecule, MoleculeError
-from unisci.jobs.config import ConfigError, DataConfig, ModelConfig, MoleculeJob
+from unisci.jobs.config import ConfigError, DataConfig, MoleculeJob
 from unisci.jobs.models import build_for, network_sizes, save_weights
+from unisci.jobs.references import read_smiles
+from unisci.jobs.runs import generate
 from unisci.rng import Rng
 from unisci.training.data import load_batch, save_batch, widen
 from unisci.training.fit import distributed, fit
-
-NCI = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
 
 
 @dataclass(frozen=True)
@@ -33,24 +30,6 @@ class MoleculeData:
     train: Batch
     validation: Batch | None
     counts: dict
-
-
-def read_smiles(source: str, column: str | None = None) -> Iterator[tuple[int, str]]:
-    """(line number, SMILES) of a .smi (first word of each line) or .csv file (`column`, else "smiles"), .gz or not; "nci" is
-    RDKit's own. Raises ConfigError where the file or the column is missing."""
-    path = NCI if source == "nci" else Path(source)
-    if not path.is_file():
-        raise ConfigError(f"no file {source!r} with SMILES; give a .smi or .csv file, or nci for the set that RDKit carries")
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        if ".csv" in path.suffixes:
-            rows = csv.DictReader(file)
-            names = rows.fieldnames or []
-            name = column or next((n for n in names if n.lower() == "smiles"), None)
-            if name not in names:
-                raise ConfigError(f"{path} has no column {name or 'smiles'!r}; its columns are {', '.join(names)}")
-            yield from ((k, row[name]) for k, row in enumerate(rows, 2))
-        else:
-            yield from ((k, line.split()[0]) for k, line in enumerate(file, 1) if line.strip())
 
 
 def prepare(config: DataConfig, hops: int, folder: Path) -> MoleculeData:
@@ -102,6 +81,16 @@ def _parse(config: DataConfig) -> tuple[list[Molecule], list[tuple[int, str, str
     return molecules, rejects
 
 
+def run(job: MoleculeJob, progress: bool = True) -> Path:
+    """Train, then draw job.sample.n molecules into <out>/samples; returns the folder."""
+    weights = train(job, progress)
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    if job.sample.n and first:
+        for _ in generate(str(weights), job.sample.n, job.out / "samples", job.sample.seed, job.sample.steps):
+            pass
+    return job.out
+
+
 def train(job: MoleculeJob, progress: bool = True) -> Path:
     """Run the job's training, resuming what its folder holds; writes and returns <out>/model.safetensors."""
     resumable(job)
@@ -117,9 +106,7 @@ def train(job: MoleculeJob, progress: bool = True) -> Path:
     model = build_for(job.model, widen(data.train)).to(device)
     validate = partial(validity, n=job.training.validate_samples, steps=job.sample.steps)
     deal = _whole if job.model.parallel else examples
-    averaged = fit(
-        model, data.train, job.training.fit_config(), job.out / "checkpoints", deal, validate, progress
-    )
+    averaged = fit(model, data.train, job.training.fit_config(), job.out / "checkpoints", deal, validate, progress)
     path = job.out / "model.safetensors"
     if first:
         card = {"data": data.counts | {"source": job.data.smiles}, "training": job.training.model_dump()}
@@ -151,6 +138,3 @@ def validity(model: nn.Module, n: int, steps: int, seed: int = 0) -> dict[str, f
 
 def _whole(batch: Batch, rng: Rng) -> Batch:
     return batch
-
-
-__all__ = ["ModelConfig", "MoleculeData", "prepare", "read_smiles", "train", "validity"]

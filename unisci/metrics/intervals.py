@@ -13,8 +13,8 @@ Z = 1.959964  # the 97.5 % point of the standard normal distribution
 NAN = (float("nan"), float("nan"))
 
 
-def proportion(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's interval for successes / n (DOI 10.1080/01621459.1927.10502953).
+def proportion(successes: int, n: int, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval for successes / n (DOI 10.1080/01621459.1927.10502953), z standard errors wide, 95 % by default.
 
     Unlike the bootstrap's it has a width where all samples succeed, or none.
     NaN for n = 0. Raises ValueError where successes lies outside 0..n.
@@ -23,9 +23,9 @@ def proportion(successes: int, n: int) -> tuple[float, float]:
         raise ValueError(f"successes must lie in 0..{n}, got {successes}")
     if n == 0:
         return NAN
-    p, z2 = successes / n, Z * Z
+    p, z2 = successes / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # min and max take off the last rounding error: the interval holds p, and ends at 0 or 1 where p does.
     return float(max(0.0, min(p, centre - half))), float(min(1.0, max(p, centre + half)))
 

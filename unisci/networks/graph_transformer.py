@@ -112,7 +112,12 @@ class GraphTrunk(nn.Module):
         self.layers = nn.ModuleList(Layer(c.width, c.pair_width, c.heads, c.product) for _ in range(c.layers))
 
     def forward(
-        self, state: dict[str, Tensor], t: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order | None
+        self,
+        state: dict[str, Tensor],
+        t: dict[str, Tensor],
+        mask: Tensor,
+        given: dict[str, Tensor],
+        order: Order | None,
     ) -> tuple[Tensor, Tensor]:
         c, n = self.config, mask.shape[1]
         order = order or Order(torch.where(mask, 0, -1))

@@ -8,9 +8,10 @@ the way to noise. Absorbing: b = 0. Uniform: gamma = 0, m = 1/K. Marginal: gamma
 Mask-and-replace: both. The kernels compose: a_t = a_s a_ts and 1 - gamma_t = (1 - gamma_s)(1 - gamma_ts).
 """
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class Categorical:
         if self.m.ndim != 1 or bool((self.m < 0).any()) or abs(float(self.m.sum()) - 1) > 1e-4:
             raise ValueError(f"m must be a distribution over the classes, got {self.m.tolist()}")
         t = torch.linspace(0, 1, 9, dtype=torch.float64)
-        a, b, gamma = self.level(t)
+        _, b, gamma = self.level(t)
         object.__setattr__(self, "masked", bool((gamma > 0).any()))
         object.__setattr__(self, "pins", bool((b.abs() < 1e-9).all()))
 
@@ -95,7 +96,7 @@ class Categorical:
     def prior(self, like: Tensor, rng: Rng, name: str = "x", axes: int = 0) -> Tensor:
         """x_1, shaped as `like`; a, b, gamma at t = 1 say what it is."""
         one = torch.ones((), device=like.device)
-        _, b, gamma = self.level(one)
+        _, b, _ = self.level(one)
         probs = b * self._noise(one)
         if self.masked:
             probs = torch.cat([probs[:-1], gamma[None]])
@@ -144,7 +145,11 @@ class Categorical:
 
     def to(self, device: torch.device | str) -> "Categorical":
         """The same process with m on another device."""
-        return self if self.m.device == torch.device(device) else replace(self, m=self.m.to(device))
+        if self.m.device == torch.device(device):
+            return self
+        moved = copy.copy(self)  # past __post_init__, whose checks would wait for the device at each step
+        object.__setattr__(moved, "m", self.m.to(device))
+        return moved
 
     def learnable(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Bool: sites whose clean class x_t does not give away, the ones that a loss should count."""
@@ -169,6 +174,4 @@ def marginal(frequencies: Tensor) -> Categorical:
 
 def mask_and_replace(classes: int, replaced: float = 0.1) -> Categorical:
     """Sites are masked, or redrawn uniformly with at most the share `replaced` (arXiv 2111.14822)."""
-    return Categorical(
-        linear_keep, lambda t: t * (1 - replaced * (1 - t)), torch.full((classes,), 1 / classes)
-    )
+    return Categorical(linear_keep, lambda t: t * (1 - replaced * (1 - t)), torch.full((classes,), 1 / classes))

@@ -41,6 +41,10 @@ class Gaussian:
         _, sigma = self.level(torch.ones((), dtype=torch.float64))
         return sigma * rng.normal(name, 1, tuple(like.shape), axes).to(like.dtype)
 
+    def to(self, device: torch.device | str) -> "Gaussian":
+        """The process itself: it holds numbers, no tensors."""
+        return self
+
 
 def level_for(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma of the process at t, ready to multiply x (B, ...): of its dtype, broadcasting from the left.

@@ -26,9 +26,7 @@ class Product:
 
     def perturb(self, clean: dict[str, Tensor], t: Time, rng: Rng) -> dict[str, Tensor]:
         """x_t given the clean fields."""
-        return {
-            k: p.perturb(clean[k], pick(t, k), rng, k, self.schema[k].axes) for k, p in self.processes.items()
-        }
+        return {k: p.perturb(clean[k], pick(t, k), rng, k, self.schema[k].axes) for k, p in self.processes.items()}
 
     def prior(self, like: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
         """x_1, shaped as the fields of `like`."""

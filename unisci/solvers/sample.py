@@ -70,6 +70,8 @@ class Together:
         self.solvers = solvers
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
+        if x.keys() != self.solvers.keys():
+            raise ValueError(f"Together has solvers for {sorted(self.solvers)}, the state has {sorted(x)}: one for each")
         clean = denoise(x, t)
         memory = memory or {}
         out = {

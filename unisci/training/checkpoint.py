@@ -33,4 +33,6 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is damaged or not a checkpoint; delete it to resume from the one before: {error}") from error
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint; delete it to resume from the one before: {error}"
+        ) from error

@@ -104,7 +104,9 @@ def fit(
         if done % config.log_every == 0 or done == config.steps:
             value = float(loss)
             if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value} at step {done}: lower lr ({config.lr}) or look at the data")
+                raise FloatingPointError(
+                    f"the loss is {value} at step {done}: lower lr ({config.lr}) or look at the data"
+                )
             speed = (done - first) * config.batch_size * config.accumulate * share[1] / (time.perf_counter() - began)
             log.write(step=done, loss=value, lr=config.rate(step), samples_per_second=speed)
             bar.set_postfix_str(f"loss {value:.3f}, {speed:.0f} samples/s")
@@ -144,7 +146,12 @@ def _step(
 
 
 def _capture(model: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer, step: int) -> dict:
-    return {"step": step, "model": model.state_dict(), "ema": ema.model.state_dict(), "optimiser": optimiser.state_dict()}
+    return {
+        "step": step,
+        "model": model.state_dict(),
+        "ema": ema.model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
 
 
 def _restore(state: dict, model: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer) -> int:

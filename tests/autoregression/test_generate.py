@@ -1,0 +1,142 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.laws import assert_same_samples
+from unisci.autoregression.generate import generate
+from unisci.batch import Batch, Field
+from unisci.denoiser import Denoiser
+from unisci.networks.graph_transformer import GraphTransformer, GraphTransformerConfig
+from unisci.order import Order
+from unisci.processes.categorical import absorbing, uniform
+from unisci.processes.product import Product
+from unisci.rng import Rng
+from unisci.solvers.tokens import Ancestral, TauLeaping
+
+SCHEMA = {"atom": Field("site"), "bond": Field("pair"), "degree": Field("site")}
+GRID = torch.linspace(1, 0, 4)
+
+
+class Recorder(nn.Module):
+    """Keeps what the network is asked."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.asked = network, []
+
+    def forward(self, state, t, mask, given, order=None, cache=None):
+        self.asked.append((state, t, mask, order))
+        return self.network(state, t, mask, given, order)
+
+
+def denoiser(masked: bool = False) -> Denoiser:
+    torch.manual_seed(0)
+    config = GraphTransformerConfig(4 + masked, 3 + masked, 4, 3, width=24, pair_width=8, layers=2, heads=2, product=4)
+    kernel = absorbing if masked else uniform
+    product = Product({"atom": kernel(4), "bond": kernel(3)}, {k: SCHEMA[k] for k in ("atom", "bond")})
+    return Denoiser(Recorder(GraphTransformer(config).eval()), product)
+
+
+def empty(rank: Tensor, ids: Tensor | None = None) -> Batch:
+    b, n = rank.shape
+    zeros = torch.zeros(b, n, dtype=torch.long)
+    state = {"atom": zeros, "bond": torch.zeros(b, n, n, dtype=torch.long)}
+    return Batch(SCHEMA, state, rank >= 0, {"degree": zeros + 1}, ids)
+
+
+def run(d: Denoiser, rank: Tensor, seed: int = 0, ids: Tensor | None = None, **options) -> Batch:
+    batch = empty(rank, ids)
+    solver = options.pop("solver", Ancestral())
+    with torch.no_grad():
+        return generate(d, batch, Order(rank), solver, lambda k: GRID, Rng(seed, batch.ids), **options)[0]
+
+
+RANKS = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 1, 1, 1, -1, -1], [0, 0, 0, 0, 0, -1]])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("solver", [Ancestral(), TauLeaping()])
+def test_same_seed_and_id_give_the_same_bits_whatever_the_batch(masked, solver):
+    d = denoiser(masked)
+
+    def draw(seed: int, ids: Tensor) -> dict[str, Tensor]:
+        return run(d, RANKS[ids % 3], seed, ids, solver=solver).state
+
+    assert_same_samples(draw, batch_sizes=(1, 7, 64))
+
+
+def test_earlier_blocks_wait_and_later_ones_are_out_of_sight():
+    d = denoiser()
+    out = run(d, RANKS)
+    for state, t, mask, order in d.network.asked:
+        now = int(order.rank.max())
+        moving = order.rank == now
+        assert bool(mask.all()), "padding was computed"
+        assert bool((t["atom"][~moving] == 0).all())
+        assert bool((t["atom"][moving] > 0).all())
+        # Rows of the batch are found by their sites: no two samples here have as many up to the same block.
+        waiting = (~moving)[:, :, None] & (~moving)[:, None]
+        row = next(r for r in range(3) if (RANKS[r] <= now).logical_and(RANKS[r] >= 0).sum() == mask.shape[1] and now in RANKS[r])
+        n = mask.shape[1]
+        final = out.state["bond"][row, :n, :n].expand_as(state["bond"])
+        assert torch.equal(state["bond"][waiting], final[waiting])
+    assert all(torch.equal(v, v.transpose(1, 2)) for k, v in out.state.items() if k == "bond")
+    assert int(out.state["bond"].diagonal(dim1=1, dim2=2).abs().max()) == 0
+
+
+def test_each_block_takes_its_own_grid_and_finished_samples_leave():
+    d, blocks, told = denoiser(), [], []
+    grids = {0: torch.linspace(1, 0, 3), 1: torch.linspace(1, 0, 5), 2: torch.linspace(1, 0, 2)}
+    batch = empty(RANKS)
+
+    def times(k: int) -> Tensor:
+        blocks.append(k)
+        return grids[k]
+
+    with torch.no_grad():
+        generate(d, batch, Order(RANKS), Ancestral(), times, Rng(0, batch.ids), None, lambda k, r: told.append((k, r.tolist())))
+    assert blocks == [0, 1, 2] and told == [(0, [0, 1, 2]), (1, [0, 1]), (2, [0])]
+    # Block 0: groups of 1, 2 and 5 sites, two steps each; block 1: of 3 and 4 sites; block 2: one group, one step.
+    assert len(d.network.asked) == 3 * 2 + 2 * 4 + 1
+
+
+def test_growth_chooses_blocks_until_it_gives_none():
+    d = denoiser()
+    told = []
+
+    def growth(batch: Batch, order: Order, block: int, rng: Rng) -> tuple[Batch, Order]:
+        site = torch.arange(batch.mask.shape[1])
+        size = torch.where(batch.ids > block, 2, 0)
+        new = (site >= batch.sites[:, None]) & (site < (batch.sites + size)[:, None])
+        mask = batch.mask | new
+        return Batch(batch.schema, batch.state, mask, batch.given, batch.ids), Order(torch.where(new, block, order.rank))
+
+    start = torch.full((4, 6), -1)
+    batch = empty(start)
+    with torch.no_grad():
+        out, order = generate(
+            d, batch, Order(start), Ancestral(), lambda k: GRID, Rng(0, batch.ids), growth, lambda k, r: told.append(r.tolist())
+        )
+    assert told == [[1, 2, 3], [2, 3], [3]] and out.sites.tolist() == [0, 2, 4, 6]
+    assert order.rank.tolist() == [[-1] * 6, [0, 0, -1, -1, -1, -1], [0, 0, 1, 1, -1, -1], [0, 0, 1, 1, 2, 2]]
+    assert not bool(out.state["atom"][0].any()), "a sample that never began was touched"
+
+
+def test_the_block_and_the_seed_key_the_noise():
+    d = denoiser()
+    a, b = run(d, RANKS, 0), run(d, RANKS, 1)
+    assert not torch.equal(a.state["bond"], b.state["bond"])
+    many = run(d, torch.tensor([[0, 1]]).expand(64, -1)).state["atom"]
+    assert not torch.equal(many[:, 0], many[:, 1])
+
+
+@pytest.mark.parametrize("rank", [[[1, 0]], [[0, -1, 0]], [[-1, 0]]])
+def test_unsorted_sites_are_refused(rank):
+    with pytest.raises(ValueError, match="stored by rising rank.*sort each sample"):
+        run(denoiser(), torch.tensor(rank))
+
+
+@pytest.mark.parametrize("rank", [[[0, 2]], [[0, 2], [0, 1]], [[1, 1]]])
+def test_an_order_with_a_gap_is_refused_even_beside_a_whole_one(rank):
+    with pytest.raises(ValueError, match="no site of rank . but sites of higher rank|no site of rank ., but"):
+        run(denoiser(), torch.tensor(rank))

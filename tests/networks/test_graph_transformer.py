@@ -1,0 +1,200 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.laws import Inputs, assert_causal, assert_padding_free, assert_permutes, leaks
+from unisci.networks import graph_transformer
+from unisci.networks.graph_transformer import GraphHead, GraphTransformer, GraphTransformerConfig, edge_product
+from unisci.order import Order, structural_order
+
+AXES = {"atom": 1, "bond": 2, "degree": 1}
+CLASSES = {"atom": 5, "bond": 4, "degree": 6}
+
+
+def config(causal: bool = False, layers: int = 3) -> GraphTransformerConfig:
+    return GraphTransformerConfig(5, 4, 4, 3, width=12, pair_width=6, layers=layers, heads=3, product=4, causal=causal)
+
+
+def network(causal: bool = False, layers: int = 3) -> GraphTransformer:
+    torch.manual_seed(0)
+    return GraphTransformer(config(causal, layers)).double().eval()
+
+
+def graphs(sizes: list[int], seed: int = 0, room: int | None = None) -> Inputs:
+    """Random graphs, sorted by their order; the last block of each is at time 0.6, with the pairs that touch it."""
+    generator = torch.Generator().manual_seed(seed)
+    b, n = len(sizes), room or max(sizes)
+    mask = torch.arange(n) < torch.tensor(sizes)[:, None]
+    bond = torch.randint(4, (b, n, n), generator=generator) * (torch.rand(b, n, n, generator=generator) < 0.4)
+    bond = bond.tril(-1) + bond.tril(-1).transpose(1, 2)
+    order, degree = structural_order(bond > 0, mask, 2)
+    key = torch.where(mask, order.rank, 99).argsort(dim=1, stable=True)
+    bond = bond.gather(1, key[:, :, None].expand(-1, -1, n)).gather(2, key[:, None].expand(-1, n, -1))
+    order, degree = Order(order.rank.gather(1, key)), degree.gather(1, key)
+    atom = torch.randint(5, (b, n), generator=generator)
+    moving = (order.rank == order.rank.amax(1, keepdim=True)) & mask
+    t_atom = 0.6 * moving.double()
+    off = ~torch.eye(n).bool()
+    t_bond = 0.6 * ((moving[:, :, None] | moving[:, None]) & off).double()
+    return Inputs({"atom": atom, "bond": bond}, {"atom": t_atom, "bond": t_bond}, mask, {"degree": degree}, order)
+
+
+def doubled(inputs: Inputs, noised: dict[str, Tensor], t: float = 0.6) -> Inputs:
+    """2n sites: the clean ones, then a noised copy of each, whose pairs with its own block and with earlier ones are noised."""
+    rank, n = inputs.order.rank, inputs.mask.shape[1]
+    copy = (torch.arange(2 * n) >= n).expand(len(rank), -1)
+    bond, noisy = inputs.state["bond"], noised["bond"]
+    state = {
+        "atom": torch.cat([inputs.state["atom"], noised["atom"]], 1),
+        "bond": torch.cat([torch.cat([bond, noisy], 2), torch.cat([noisy, noisy], 2)], 1),
+    }
+    mask = inputs.mask.repeat(1, 2)
+    moving = copy & mask
+    t_bond = t * ((moving[:, :, None] | moving[:, None]) & ~torch.eye(2 * n).bool()).double()
+    times = {"atom": t * moving.double(), "bond": t_bond}
+    return Inputs(state, times, mask, {"degree": inputs.given["degree"].repeat(1, 2)}, Order(rank.repeat(1, 2), copy))
+
+
+def noise(inputs: Inputs, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    bond = torch.randint(4, inputs.state["bond"].shape, generator=generator).tril(-1)
+    return {
+        "atom": torch.randint(5, inputs.state["atom"].shape, generator=generator),
+        "bond": bond + bond.transpose(1, 2),
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "doubled"])
+@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=3), seed=st.integers(0, 999))
+@settings(max_examples=8, deadline=None)
+def test_permuting_sites_permutes_the_logits(kind, sizes, seed):
+    inputs = graphs(sizes, seed)
+    if kind == "doubled":
+        inputs = doubled(inputs, noise(inputs, seed))
+    assert_permutes(network(kind == "causal"), inputs, AXES, times=2)
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "doubled"])
+@given(sizes=st.lists(st.integers(1, 7), min_size=2, max_size=4), seed=st.integers(0, 999))
+@settings(max_examples=8, deadline=None)
+def test_padding_and_batch_mates_change_nothing(kind, sizes, seed):
+    """Small graphs too: in one of n sites that all see each other nothing is unseen, in a padded one something is."""
+    inputs = graphs(sizes, seed)
+    if kind == "doubled":
+        inputs = doubled(inputs, noise(inputs, seed))
+    assert_padding_free(network(kind == "causal"), inputs, AXES)
+
+
+@pytest.mark.parametrize("kind", ["causal", "doubled"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_nothing_leaks_from_later_blocks(kind, seed):
+    inputs = graphs([7, 5, 6], seed)
+    if kind == "doubled":
+        inputs = doubled(inputs, noise(inputs, seed))
+    assert int(inputs.order.blocks.max()) > 2
+    assert_causal(network(kind == "causal"), inputs, AXES, CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["causal", "doubled"])
+def test_the_plain_product_would_leak_from_the_second_layer_on(kind, monkeypatch):
+    """One layer hides the fault; with two, a later block reaches an earlier one through a pair that holds both."""
+    inputs = graphs([7, 5, 6])
+    if kind == "doubled":
+        inputs = doubled(inputs, noise(inputs, 0))
+    plain = lambda y1, y2, sees, causal: torch.einsum("bikp,bkjp->bijp", y1, y2)
+    monkeypatch.setattr(graph_transformer, "edge_product", plain)
+    assert leaks(network(kind == "causal", layers=2), inputs, AXES, CLASSES)[0] > 1e-6
+
+
+def test_edge_product_is_the_sum_over_what_either_site_sees():
+    generator = torch.Generator().manual_seed(0)
+    y1, y2 = torch.randn(2, 3, 5, 5, 2, generator=generator, dtype=torch.float64)
+    rank = torch.tensor([[0, 0, 1, 2, -1], [0, 1, 1, 1, 2], [0, 0, 0, 0, 0]])
+    sees = Order(rank).visible()
+    either = sees[:, :, None, :] | sees[:, None, :, :]  # (B, i, j, k): i sees k or j sees k
+    expected = torch.einsum("bijk,bikp,bkjp->bijp", either.double(), y1, y2)
+    there = (rank >= 0)[:, :, None] & (rank >= 0)[:, None]
+    got = edge_product(y1, y2, sees, True)
+    torch.testing.assert_close(got[there], expected[there], rtol=0, atol=1e-12)
+    mutual = (rank[:, :, None] >= 0) & (rank[:, None] >= 0)
+    a, b = (edge_product(y1, y2, mutual, causal) for causal in (False, True))
+    torch.testing.assert_close(a[there], b[there], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "doubled"])
+def test_bond_logits_are_symmetric_to_the_last_bit(kind):
+    inputs = graphs([6, 4])
+    if kind == "doubled":
+        inputs = doubled(inputs, noise(inputs, 0))
+    bond = network(kind == "causal")(*inputs)["bond"]
+    assert torch.equal(bond, bond.transpose(1, 2)) and bond.shape[-1] == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_blocks_at_once_give_the_logits_of_each_prefix_graph(seed):
+    inputs = graphs([7, 6, 7], seed)
+    net, noised, n = network(causal=True), noise(inputs, seed), 7
+    both = net(*doubled(inputs, noised))
+    rank = inputs.order.rank
+    for block in range(int(rank.max()) + 1):
+        moving = (rank == block) & inputs.mask
+        mask = inputs.mask & (rank <= block)
+        touch = moving[:, :, None] | moving[:, None]
+        state = {
+            "atom": torch.where(moving, noised["atom"], inputs.state["atom"]),
+            "bond": torch.where(touch, noised["bond"], inputs.state["bond"]),
+        }
+        off = ~torch.eye(n).bool()
+        t = {"atom": 0.6 * moving.double(), "bond": 0.6 * (touch & off).double()}
+        prefix = net(state, t, mask, inputs.given, Order(torch.where(mask, rank, -1)))
+        torch.testing.assert_close(both["atom"][:, n:][moving], prefix["atom"][moving], rtol=0, atol=1e-10)
+        within = moving[:, :, None] & moving[:, None]
+        torch.testing.assert_close(both["bond"][:, n:, n:][within], prefix["bond"][within], rtol=0, atol=1e-10)
+        earlier = moving[:, :, None] & (mask & ~moving)[:, None]
+        torch.testing.assert_close(both["bond"][:, n:, :n][earlier], prefix["bond"][earlier], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("field", ["atom", "bond", "degree", "time", "rank"])
+def test_every_input_matters(field):
+    inputs = graphs([6])
+    net = network()
+    state, given, t, rank = dict(inputs.state), dict(inputs.given), dict(inputs.t), inputs.order.rank
+    if field == "time":
+        t = {k: v * 0.5 for k, v in t.items()}
+    elif field == "rank":
+        rank = torch.where(rank == 0, 1, rank)
+    elif field == "degree":
+        given["degree"] = given["degree"] + 1
+    else:
+        state[field] = (state[field] + 1) % 4
+    out, changed = net(*inputs), net(state, t, inputs.mask, given, Order(rank))
+    for k in out:
+        assert float((out[k] - changed[k]).abs().max()) > 1e-6
+
+
+def test_long_orders_and_high_degrees_stay_inside_the_tables():
+    n = 40
+    inputs = graphs([n])
+    order = Order(torch.arange(n)[None])
+    given = {"degree": torch.full((1, n), 50)}
+    for causal in (False, True):
+        out = network(causal, layers=1)(inputs.state, inputs.t, inputs.mask, given, order)
+        assert all(bool(v.isfinite().all()) for v in out.values())
+
+
+def test_head_is_invariant_and_free_of_padding():
+    torch.manual_seed(0)
+    head = GraphHead(config(), 7).double().eval()
+    inputs = graphs([6, 4])
+    net = lambda state, t, mask, given, order: {"choice": head(state, mask, given, order)}
+    axes = AXES | {"choice": 0}
+    assert_permutes(net, inputs, axes)
+    assert_padding_free(net, inputs, axes)
+    assert net(*inputs)["choice"].shape == (2, 7)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="width 10 is not a multiple of heads 4"):
+        GraphTransformerConfig(4, 4, 4, 4, width=10, heads=4)

@@ -1,0 +1,120 @@
+"""The command line: each command is one function of the Python API with its arguments."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm.auto import tqdm
+
+from unisci.jobs.config import ConfigError, read_job
+
+app = typer.Typer(
+    name="unisci",
+    help="Generate molecules by permutation-invariant autoregressive diffusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Weights = Annotated[str, typer.Argument(help="Shipped weights (see `unisci list`) or a .safetensors file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, new or of the same run.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+
+
+@app.command()
+def generate(
+    weights: Weights,
+    out: Out,
+    n: Annotated[int, typer.Option("--n", "-n", help="How many samples.")] = 100,
+    seed: Annotated[int, typer.Option(help="Sample i of a seed is always the same.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Network calls a block; default: what the card was measured at.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples at once; default: by memory. Changes no sample.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes. Changes no sample.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Draw molecules into a folder: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json.
+
+    The same command again continues a run that was interrupted.
+    """
+    from unisci.jobs.runs import generate as run
+
+    progress = run(weights, n, out, seed, steps, batch_size, workers, device)
+    done = next(progress)
+    with tqdm(total=n, initial=done, unit="molecule") as bar:
+        for now in progress:
+            bar.update(now - done)
+            done = now
+    typer.echo(f"{n} samples in {out}: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="A YAML job, such as configs/molecules_tiny.yaml.")],
+) -> None:
+    """Train on SMILES and draw samples, as the YAML job says; change its keys by --key value, as in --training.steps 500.
+
+    A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
+    """
+    from unisci.jobs.molecules import run
+
+    folder = run(read_job(config, context.args))
+    typer.echo(f"weights in {folder / 'model.safetensors'}")
+
+
+@app.command()
+def evaluate(
+    samples: Annotated[
+        Path, typer.Argument(help="A folder of `unisci generate`, a samples.parquet, a .smi or a .csv file.")
+    ],
+    reference: Annotated[str | None, typer.Option(help="Compare with qm9, nci, or a file of SMILES.")] = None,
+    fcd: Annotated[bool, typer.Option(help='Also the Fréchet ChemNet distance (extra "metrics").')] = True,
+) -> None:
+    """Validity, uniqueness, novelty, distributions and distances, each with its interval, n and failures."""
+    from unisci.jobs.evaluate import evaluate as judge
+    from unisci.metrics.metric import markdown
+
+    typer.echo(markdown(judge(samples, reference, fcd)), nl=False)
+
+
+@app.command()
+def verify(
+    weights: Weights,
+    n: Annotated[int, typer.Option("--n", "-n", help="Samples to draw.")] = 500,
+) -> None:
+    """Draw samples again and compare with the numbers of the weights' card; exit code 1 where they differ."""
+    from unisci.jobs.evaluate import verify as check
+
+    checks = check(weights, n)
+    for c in checks:
+        mark = "holds" if c.holds else "DIFFERS"
+        typer.echo(f"{c.name}: card {c.card:.4f}, now {c.measured:.4f} ({c.low:.4f} to {c.high:.4f}, n = {n}): {mark}")
+    if not all(c.holds for c in checks):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_weights() -> None:
+    """The weights that come with the package."""
+    from unisci.jobs.models import load, shipped
+
+    for name, path in shipped().items():
+        card = load(name).card
+        typer.echo(f"{name}\t{path.stat().st_size / 2**20:.1f} MB\t{card.get('summary', '')}")
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and exit code 2, an interrupt 130."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is done is in the folder, the same command continues", err=True)
+        sys.exit(130)
+    except (ConfigError, ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        typer.echo(f"unisci: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,63 @@
+"""Reference sets by name or file: what generated molecules are compared with, and what a model can be trained on."""
+
+import csv
+import gzip
+import lzma
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TextIO
+
+from rdkit import RDConfig
+
+from unisci.jobs.config import ConfigError
+from unisci.metrics.chemnet import Statistics
+from unisci.metrics.molecules import Reference
+
+SHIPPED = Path(str(files("unisci") / "references"))
+EMBEDDED = {
+    "qm9": SHIPPED / "qm9.smi.xz",  # 120,831 rows of QM9, see datasets/qm9/card.md
+    "nci": Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi",  # carried by RDKit, see datasets/nci/card.md
+}
+
+
+def read_smiles(source: str, column: str | None = None) -> Iterator[tuple[int, str]]:
+    """(line number, SMILES) of a .smi file (first word of each line), a .csv file (`column`, else "smiles"), plain, .gz or .xz, or of an
+    embedded set by name. Raises ConfigError where the file or the column is missing."""
+    path = EMBEDDED.get(source, Path(source))
+    if not path.is_file():
+        raise ConfigError(f"no file {source!r} with SMILES: give a .smi or .csv file, or one of {sorted(EMBEDDED)}")
+    with _open(path) as file:
+        if ".csv" in path.suffixes:
+            rows = csv.DictReader(file)
+            names = rows.fieldnames or []
+            name = column or next((n for n in names if n.lower() == "smiles"), None)
+            if name not in names:
+                raise ConfigError(f"{path} has no column {name or 'smiles'!r}; its columns are {', '.join(names)}")
+            yield from ((k, row[name] or "") for k, row in enumerate(rows, 2))
+        else:
+            yield from ((k, line.split()[0]) for k, line in enumerate(file, 1) if line.strip())
+
+
+def reference(source: str) -> Reference:
+    """The set to compare with. Embedded QM9 is canonical already; anything else is read by RDKit, about 7,000 a second."""
+    smiles = [s for _, s in read_smiles(source)]
+    return Reference(source, tuple(sorted(set(smiles)))) if source == "qm9" else Reference.from_smiles(source, smiles)
+
+
+def chemnet_statistics(source: str, found: Reference) -> Statistics:
+    """ChemNet's mean and covariance of a reference: shipped for qm9, else measured on at most `found.limit` molecules."""
+    path = SHIPPED / f"{source}-chemnet.npz"
+    if path.is_file():
+        return Statistics.load(path)
+    step = max(1, len(found.smiles) // found.limit)
+    return Statistics.from_smiles(found.name, found.smiles[::step])
+
+
+def _open(path: Path) -> TextIO:
+    match path.suffix:
+        case ".gz":
+            return gzip.open(path, "rt")
+        case ".xz":
+            return lzma.open(path, "rt")
+    return path.open()

@@ -1,0 +1,197 @@
+"""Runs of generation into a folder: in parts that a kill cannot damage, by one process or several, resumed where they stopped.
+
+parts/part-<first position>.parquet   one row a sample, written under a temporary name, then renamed
+manifest.json                         what is run, by what, and how far it came
+samples.parquet molecules.smi molecules.sdf molecules.png     made from the parts at the end
+"""
+
+import contextlib
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from unisci.design.designer import Designer, check_ids
+from unisci.design.samples import Samples
+from unisci.jobs.config import ConfigError
+from unisci.jobs.models import load
+
+PART = 1000  # samples a part: what a kill can cost
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a folder of samples holds: weights by name and hash, the seed, the samples 0 to n - 1, network calls a block."""
+
+    weights: str
+    hash: str
+    n: int
+    seed: int
+    steps: int
+
+
+Task = tuple[Run, tuple[int, int], Path, int | None]  # run, part, folder, batch size
+
+
+class OutputFull(OSError):
+    """The samples could not be written; what was written before is whole."""
+
+
+def generate(
+    weights: str,
+    n: int,
+    out: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+) -> Iterator[int]:
+    """Generate into `out`, yielding how many samples are done; a run found there is continued.
+
+    Every argument is checked before any compute: raises ConfigError where `out` holds something else, ValueError where a number
+    makes no sense. When it stops early, by an error or a closed iterator, the files are made from what is done.
+    """
+    designer = load(weights, device)
+    check_ids(n, None)
+    for name, value in (("workers", workers), ("batch_size", batch_size), ("steps", steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if seed < 0:
+        raise ValueError(f"seed must be a non-negative integer, got {seed}")
+    run = Run(weights, designer.hash, n, seed, steps or designer.steps)
+    _open_folder(out, run)
+    return _generate(designer, run, out, batch_size, workers, device)
+
+
+def _generate(
+    designer: Designer, run: Run, out: Path, batch_size: int | None, workers: int, device: str
+) -> Iterator[int]:
+    parts = [(k, min(k + PART, run.n)) for k in range(0, run.n, PART)]
+    todo = [p for p in parts if not _part_path(out, p).exists()]
+    done, began = run.n - sum(b - a for a, b in todo), time.perf_counter()
+    yield done
+    try:
+        for size in _sizes(designer, [(run, p, out, batch_size) for p in todo], workers, device):
+            done += size
+            write_manifest(out, run, done, time.perf_counter() - began)
+            yield done
+    except OSError as error:
+        message = f"{error.strerror or error} after {done} of {run.n} samples; make room and run the same command again"
+        raise OutputFull(error.errno, message) from error
+    finally:
+        # Also after Ctrl-C or an error: what is done becomes readable files. On a full disk the parts remain.
+        with contextlib.suppress(OSError):
+            finish(out)
+
+
+def _sizes(designer: Designer, tasks: list[Task], workers: int, device: str) -> Iterator[int]:
+    """Make the parts, here or in worker processes, and yield the size of each as it is done."""
+    if workers == 1 or len(tasks) < 2:
+        yield from (_make_part(designer, *task) for task in tasks)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(tasks)), _start_worker, (tasks[0][0].weights, device, threads)) as pool:
+        yield from pool.imap_unordered(_work, tasks)
+
+
+def _open_folder(out: Path, run: Run) -> None:
+    manifest = out / "manifest.json"
+    if manifest.is_file():
+        try:
+            found = json.loads(manifest.read_text())["run"]
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"{manifest} is not a manifest of this program: choose another folder") from error
+        if found != asdict(run):
+            differing = sorted(k for k in asdict(run) if found.get(k) != asdict(run)[k])
+            raise ConfigError(
+                f"{out} holds another run ({', '.join(differing)} differ): choose another folder, or delete it"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not a run of this program: choose a new or empty folder")
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    if not manifest.is_file():
+        write_manifest(out, run, 0, 0.0)
+
+
+def _part_path(out: Path, part: tuple[int, int]) -> Path:
+    return out / "parts" / f"part-{part[0]:010d}.parquet"
+
+
+def _make_part(designer: Designer, run: Run, part: tuple[int, int], out: Path, batch_size: int | None) -> int:
+    samples = designer.generate(None, run.seed, run.steps, range(*part), batch_size)
+    path = _part_path(out, part)
+    temporary = path.with_suffix(".tmp")
+    try:
+        samples.to_parquet(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return len(samples)
+
+
+_WORKER: list[Designer] = []  # the designer of a worker process, loaded once
+
+
+def _start_worker(weights: str, device: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _WORKER.append(load(weights, device))
+
+
+def _work(task: Task) -> int:
+    return _make_part(_WORKER[0], *task)
+
+
+def write_manifest(out: Path, run: Run, done: int, seconds: float) -> None:
+    """Write manifest.json: the run, how far it came, and the versions that made it."""
+    versions = {name: version(name) for name in ("unisci", "torch", "rdkit", "numpy")}
+    manifest = {
+        "run": asdict(run),
+        "done": done,
+        "complete": done == run.n,
+        "seconds": round(seconds, 3),
+        "versions": versions | {"python": platform.python_version()},
+    }
+    temporary = out / "manifest.tmp"
+    temporary.write_text(json.dumps(manifest, indent=1))
+    temporary.rename(out / "manifest.json")
+
+
+def finish(out: Path) -> None:
+    """Make samples.parquet, molecules.smi, molecules.sdf and molecules.png from the parts, a part at a time in memory."""
+    parts = sorted((out / "parts").glob("part-*.parquet"))
+    if not parts:
+        return
+    temporary = {name: out / f"{name}.tmp" for name in ("samples.parquet", "molecules.smi", "molecules.sdf")}
+    try:
+        _merge(parts, *temporary.values(), picture=out / "molecules.png")
+        for name, path in temporary.items():
+            path.replace(out / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+
+
+def _merge(parts: list[Path], table: Path, smi: Path, sdf: Path, picture: Path) -> None:
+    # A part without an invalid sample stores its reasons as nulls, so the parts' schemas must be unified.
+    schema = pa.unify_schemas([pq.read_schema(p) for p in parts], promote_options="permissive").remove_metadata()
+    drawn = False
+    with pq.ParquetWriter(table, schema) as rows, smi.open("w") as lines, sdf.open("w") as records:
+        for path in parts:
+            rows.write_table(pq.read_table(path).replace_schema_metadata().cast(schema))
+            samples = Samples.from_parquet(path)
+            samples.write_smi(lines)
+            samples.write_sdf(records)
+            if not drawn and samples.table["valid"].any():
+                samples.draw().save(picture)
+                drawn = True
