@@ -1,7 +1,7 @@
 """The laws as assertions, for every network and every generator: each takes a callable and dicts of tensors by field.
 
-A network is called as net(state, t, mask, given, order) and returns fields named as those of the state; `axes` says how many
-site axes a field has: 0 whole, 1 site, 2 pair.
+A network is called as net(state, t, mask, given, order) and returns fields named as those of the state; `axes` says how
+many site axes a field has: 0 whole, 1 site, 2 pair.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ def assert_permutes(net: Callable, inputs: Inputs, axes: Axes, times: int = 3, t
 
 
 def assert_padding_free(net: Callable, inputs: Inputs, axes: Axes, extra: int = 3, tol: float = 1e-12) -> None:
-    """A sample alone, without padding, with other padding of arbitrary content, and in its batch: one and the same output."""
+    """A sample alone, with other padding of arbitrary content, and in its batch: one and the same output."""
     out = net(*inputs)
     for row, mask in enumerate(inputs.mask):
         rows = torch.tensor([row])
@@ -90,8 +90,9 @@ def assert_padding_free(net: Callable, inputs: Inputs, axes: Axes, extra: int = 
                 torch.testing.assert_close(value[cut], same, rtol=0, atol=tol, msg=lambda m, s=message: f"{s}: {m}")
 
 
+@torch.no_grad()
 def leaks(net: Callable, inputs: Inputs, axes: Axes, classes: dict[str, int]) -> tuple[float, float]:
-    """Change every entry of one site, each in turn: the largest change of outputs that do not see it, and of those that do.
+    """Change all of one site, each in turn: the largest change of outputs that do not see it, and of those that do.
 
     A pair sees what either of its sites sees. classes: of each discrete field; other fields are shifted.
     """
@@ -115,7 +116,7 @@ def leaks(net: Callable, inputs: Inputs, axes: Axes, classes: dict[str, int]) ->
 
 
 def assert_causal(net: Callable, inputs: Inputs, axes: Axes, classes: dict[str, int]) -> None:
-    """No output depends on a site that it does not see, to the last bit; and some output depends on one that it sees."""
+    """No output depends on a site that it does not see, to the last bit; and some depends on one that it sees."""
     hidden, seen = leaks(net, inputs, axes, classes)
     assert hidden == 0, f"outputs change by {hidden:.3g} with sites that they do not see"
     assert seen > 1e-6, "no output changes with any site: this proves nothing"
@@ -127,7 +128,7 @@ def assert_same_samples(
     batch_sizes: Sequence[int] = (1, 7, 64),
     chunks: int = 2,
 ) -> None:
-    """generate(seed, ids) gives each id the same values, bit for bit, whatever the batch; and other ids and seeds others."""
+    """generate(seed, ids) gives an id the same values, bit for bit, whatever the batch; other ids and seeds others."""
     ids = torch.arange(100, 100 + max(batch_sizes))
     reference = [generate(seed, ids) for seed in seeds]
     for seed, whole in zip(seeds, reference, strict=True):
@@ -136,7 +137,8 @@ def assert_same_samples(
                 for k, value in generate(seed, ids[rows]).items():
                     assert torch.equal(value, whole[k][rows]), f"field {k!r} depends on the batch of {size}"
     differ = lambda a, b: any(not torch.equal(a[k], b[k]) for k in a)
-    assert differ({k: v[:1].expand_as(v) for k, v in reference[0].items()}, reference[0]), "every id gives the same sample"
+    repeated = {k: v[:1].expand_as(v) for k, v in reference[0].items()}
+    assert differ(repeated, reference[0]), "every id gives the same sample"
     if len(seeds) > 1:
         assert differ(reference[0], reference[1]), "every seed gives the same samples"
 

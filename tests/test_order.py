@@ -95,7 +95,7 @@ def test_rank_and_degree_are_those_of_the_definition(adjacency, hops):
 
 
 def test_weights_beyond_the_digits_of_a_float_still_tie():
-    """Two copies of one dense graph, the second relabelled: d_9 is near 2^36, whose float sums would depend on the order."""
+    """Two copies of a dense graph, one relabelled: d_9 is near 2^36, whose float sums would depend on the order."""
     n, generator = 20, torch.Generator().manual_seed(0)
     one = torch.triu(torch.rand(n, n, generator=generator) < 0.8, 1)
     one = one | one.T
@@ -107,7 +107,7 @@ def test_weights_beyond_the_digits_of_a_float_still_tie():
 
 
 def test_hops_below_0_are_refused():
-    with pytest.raises(ValueError, match="hops must be 0 .* got -1"):
+    with pytest.raises(ValueError, match=r"hops must be 0 .* got -1"):
         structural_order(torch.zeros(1, 2, 2).bool(), torch.ones(1, 2).bool(), -1)
 
 

@@ -49,9 +49,10 @@ class Bound:
     mask: Tensor
     given: dict[str, Tensor]
     order: Order | None = None
+    cache: object | None = None
 
     def __call__(self, x: State, t: Time) -> State:
-        return self.denoiser(x, t, self.mask, self.given, self.order)
+        return self.denoiser(x, t, self.mask, self.given, self.order, self.cache)
 
 
 class Denoiser(nn.Module):
@@ -62,7 +63,13 @@ class Denoiser(nn.Module):
         self.network, self.product, self.scale = network, product, scale or {}
 
     def forward(
-        self, x: dict[str, Tensor], t: Time, mask: Tensor, given: dict[str, Tensor], order: Order | None = None
+        self,
+        x: dict[str, Tensor],
+        t: Time,
+        mask: Tensor,
+        given: dict[str, Tensor],
+        order: Order | None = None,
+        cache: object | None = None,
     ) -> dict[str, Tensor]:
         """E[clean | x_t] of each Gaussian field, logits (..., K) of each discrete one."""
         t = {k: pick(t, k) for k in x}
@@ -76,13 +83,13 @@ class Denoiser(nn.Module):
             d = self.scale.get(k, 1.0)
             v = alpha**2 * d**2 + sigma**2
             inputs[k], skip[k], out[k] = value / v.sqrt(), alpha * d**2 / v, sigma * d / v.sqrt()
-        f = self.network(inputs, t, mask, given, order)
+        f = self.network(inputs, t, mask, given, order, cache)
         return {k: skip[k] * x[k] + out[k] * f[k] if k in skip else f[k] for k in x}
 
-    def on(self, batch: Batch, order: Order | None = None) -> Bound:
-        """Bind the sites that exist, the conditions and the order of a batch."""
+    def on(self, batch: Batch, order: Order | None = None, cache: object | None = None) -> Bound:
+        """Bind the sites that exist, the conditions, the order and what the network remembers of a batch."""
         product = self.product.to(batch.mask.device)
-        return Bound(self, product.processes, batch.schema, batch.mask, batch.given, order)
+        return Bound(self, product.processes, batch.schema, batch.mask, batch.given, order, cache)
 
     def loss(self, batch: Batch, rng: Rng, t: dict[str, Tensor] | None = None, order: Order | None = None) -> Tensor:
         """Scalar: summed over fields and noised entries (a pair once), mean over samples. t defaults to uniform times."""

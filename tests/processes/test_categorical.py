@@ -1,5 +1,5 @@
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -105,8 +105,8 @@ def test_a_predicted_distribution_mixes_the_posteriors(name, data):
     x_t = torch.arange(p.states)
     got = p.posterior(x_t, f.expand(p.states, -1), scalar(t).expand(p.states), scalar(s).expand(p.states))
     for k in range(p.states):
-        if name == "absorbing" and k < classes:
-            bayes = torch.eye(p.states, dtype=F64)[k]  # an unmasked site is clean whatever is predicted
+        if not bool(evidence[:, k].any()):
+            bayes = torch.eye(p.states, dtype=F64)[k]  # what cannot have come about stays as it is
         else:
             weights = torch.where(evidence[:, k] > 0, f / evidence[:, k].clamp(min=1e-300), 0)
             bayes = (weights[:, None] * to_t(p, s)[:classes] * step[:, k]).sum(0)
@@ -120,7 +120,7 @@ def test_a_chain_of_posteriors_leads_from_the_prior_to_the_clean_class(name):
     data = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=F64)
     grid, states = torch.linspace(1, 0, 9).tolist(), torch.arange(p.states)
     law = data @ to_t(p, 1.0)[:4]
-    for t, s in zip(grid, grid[1:], strict=False):
+    for t, s in pairwise(grid):
         joint = data[:, None] * to_t(p, t)[:4]
         f = (joint / joint.sum(0).clamp(min=1e-300)).T
         f = torch.where(joint.sum(0)[:, None] > 0, f, 1 / 4)
@@ -164,7 +164,7 @@ def test_perturb_keeps_clean_sites_takes_site_times_and_keeps_pairs_symmetric(na
 
 @pytest.mark.parametrize("name", ["uniform", "marginal"])
 def test_no_draw_of_a_kernel_without_mask_is_the_mask(name, monkeypatch):
-    """The largest uniform number, where a + b rounds below 1."""
+    """Not even that of the largest uniform number: a + b rounds to 1 exactly, and the number is below."""
     p = kernels(3)[name]
     monkeypatch.setattr(Rng, "words", lambda self, field, step, shape, axes=1: torch.full(shape, 2**32 - 1))
     t = torch.linspace(0, 1, 2001)

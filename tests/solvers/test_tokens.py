@@ -198,6 +198,7 @@ def test_fields_draw_by_name_and_pairs_stay_symmetric(solver):
     x = {"atom": torch.zeros(b, n, dtype=torch.long), "bond": torch.full((b, n, n), 4)}
     y = sample(Flat(), x, torch.linspace(1, 0, 4), solver, rng)
     assert torch.equal(y["bond"], y["bond"].transpose(1, 2)) and int(y["bond"].max()) < 4
-    alone = solver.step(Flat(), {k: v[3:4] for k, v in x.items()}, torch.tensor(1.0), torch.tensor(0.0), None, rng[[3]])[0]
-    whole = solver.step(Flat(), x, torch.tensor(1.0), torch.tensor(0.0), None, rng)[0]
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    alone = solver.step(Flat(), {k: v[3:4] for k, v in x.items()}, one, zero, None, rng[[3]])[0]
+    whole = solver.step(Flat(), x, one, zero, None, rng)[0]
     assert all(torch.equal(alone[k][0], whole[k][3]) for k in x)

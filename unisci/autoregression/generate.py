@@ -28,6 +28,14 @@ class Growth(Protocol):
     def __call__(self, batch: Batch, order: Order, block: int, rng: Rng) -> tuple[Batch, Order]: ...
 
 
+class Remember(Protocol):
+    """Makes a network's cache of finished sites: state, mask, given, order -> cache, for networks of causal sight."""
+
+    def __call__(
+        self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order
+    ) -> object: ...
+
+
 def generate(
     denoiser: Denoiser,
     batch: Batch,
@@ -36,13 +44,15 @@ def generate(
     times: Callable[[int], Tensor],
     rng: Rng,
     growth: Growth | None = None,
+    remember: Remember | None = None,
     on_block: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Batch, Order]:
     """Generate block after block; samples that are finished leave the batch.
 
     batch: N sites of room, what is generated already in its state; order: the rank of each site, -1 where none is
     planned, rising along the sites; times(k): the decreasing time grid of block k; growth: chooses each block as it comes, None where `order` holds
-    all of them; on_block(k, rows) is told which samples take part. Samples of the same number of sites are solved
+    all of them; remember: caches the finished sites of a block's samples, so that its steps compute the new sites alone;
+    on_block(k, rows) is told which samples take part. Samples of the same number of sites are solved
     together without padding, so the work of a call is that of the sites present. Block k draws from rng.at(k).
     """
     state, mask, given, rank = dict(batch.state), batch.mask.clone(), dict(batch.given), order.rank.clone()
@@ -62,7 +72,7 @@ def generate(
             break
         if on_block is not None:
             on_block(block, live)
-        now = _solve(denoiser, now, Order(planned), block, solver, times(block), rng[live].at(block))
+        now = _solve(denoiser, now, Order(planned), block, solver, times(block), rng[live].at(block), remember)
         for k in state:
             state[k] = state[k].index_copy(0, live, now.state[k])
         for k in given:
@@ -73,28 +83,46 @@ def generate(
 
 
 def _solve(
-    denoiser: Denoiser, batch: Batch, order: Order, block: int, solver: Solver, times: Tensor, rng: Rng
+    denoiser: Denoiser,
+    batch: Batch,
+    order: Order,
+    block: int,
+    solver: Solver,
+    times: Tensor,
+    rng: Rng,
+    remember: Remember | None,
 ) -> Batch:
-    """Draw the sites of rank `block`, one group of samples for each number of sites up to and with that block."""
+    """Draw the sites of rank `block`, one group of samples for each number of finished sites and of new ones.
+
+    Without a cache only their sum counts.
+    """
     state = {k: v.clone() for k, v in batch.state.items()}
-    present = (order.rank >= 0) & (order.rank <= block)
-    sites = present.sum(1)
-    for n in sites.unique().tolist():
-        rows = (sites == n).nonzero()[:, 0]
-        filled = rows.repeat(-(-SMALLEST_GROUP // len(rows))) if len(rows) < SMALLEST_GROUP else rows
-        part = batch[filled].trim(n)
-        part_order = Order(order.rank[filled, :n])
+    finished = ((order.rank >= 0) & (order.rank < block)).sum(1)
+    sites = finished + (order.rank == block).sum(1)
+    groups = torch.stack([sites, finished * (remember is not None)], 1)
+    for n, p in groups.unique(dim=0).tolist():
+        rows = (groups == groups.new_tensor([n, p])).all(1).nonzero()[:, 0]
+        filled = fill_group(rows)
+        part, part_order = batch[filled].trim(n), Order(order.rank[filled, :n])
         moving = part_order.rank == block
         noise, fields = rng[filled], {k: part.schema[k] for k in state}
         grid = [site_times(fields, moving, t) for t in times]
-        product = denoiser.product.to(part.mask.device)
-        prior = product.prior(part.state, noise.at(0))
+        prior = denoiser.product.to(part.mask.device).prior(part.state, noise.at(0))
         x = {k: torch.where(pad(grid[0][k] > 0, v), v, part.state[k]) for k, v in prior.items()}
-        x = sample(denoiser.on(part, part_order), x, grid, solver, noise.at(1))
+        cache = None
+        if p:
+            past = part.trim(p)
+            cache = remember(past.state, past.mask, past.given, Order(part_order.rank[:, :p]))
+        x = sample(denoiser.on(part, part_order, cache), x, grid, solver, noise.at(1))
         for k, v in x.items():
             cut = (rows, *(slice(n),) * fields[k].axes)
             state[k][cut] = v[: len(rows)]
     return batch.replace(**state)
+
+
+def fill_group(rows: Tensor) -> Tensor:
+    """The rows, repeated until they are SMALLEST_GROUP or more."""
+    return rows.repeat(-(-SMALLEST_GROUP // len(rows))) if len(rows) < SMALLEST_GROUP else rows
 
 
 def check_sorted(order: Order) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unisci.autoregression.generate import generate
+from unisci.autoregression.generate import fill_group, generate
 from unisci.batch import Batch, Field, Schema
 from unisci.denoiser import Denoiser
 from unisci.networks.graph_transformer import GraphHead
@@ -106,7 +106,7 @@ class BlockGrowth:
         out = torch.zeros(len(batch), self.first.numel(), device=done.device)
         for n in done.unique().tolist():
             rows = (done == n).nonzero()[:, 0]
-            filled = rows.repeat(-(-16 // len(rows))) if len(rows) < 16 else rows
+            filled = fill_group(rows)
             part = batch[filled].trim(n)
             logits = self.head(part.state, part.mask, part.given, Order(order.rank[filled, :n]))[: len(rows)]
             size, degree = split_logits(logits, self.first.shape)
@@ -170,20 +170,24 @@ class Pard(nn.Module):
         rng: Rng,
         steps: int = 20,
         solver: Solver | None = None,
+        cache: bool = True,
         on_block: Callable[[int, Tensor], None] | None = None,
     ) -> Batch:
-        """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named."""
+        """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named.
+
+        cache: remember finished blocks, where the network's sight is causal; the same up to rounding, and faster.
+        """
         b, n, device = len(rng.ids), self.room, self.first.device
         zeros = torch.zeros(b, n, dtype=torch.long, device=device)
         state = {"atom": zeros, "bond": torch.zeros(b, n, n, dtype=torch.long, device=device)}
         schema = self.denoiser.product.schema
         empty = Batch(schema, state, zeros.bool(), {"rank": zeros - 1, "degree": zeros}, rng.ids)
         grid = torch.linspace(1, 0, steps + 1, device=device)
-        growth = BlockGrowth(self.head, self.first)
-        order = Order(empty.given["rank"])
-        return generate(self.denoiser, empty, order, solver or Ancestral(), lambda block: grid, rng, growth, on_block)[
-            0
-        ]
+        growth, order = BlockGrowth(self.head, self.first), Order(empty.given["rank"])
+        network = self.denoiser.network
+        remember = network.remember if network.trunk.config.causal and cache else None
+        times = lambda block: grid
+        return generate(self.denoiser, empty, order, solver or Ancestral(), times, rng, growth, remember, on_block)[0]
 
 
 def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from rdkit.Chem import Descriptors, rdDepictor
 from unisci.domains.molecule import Molecule
 from unisci.metrics.descriptors import VALUES
 
+_OWN = ("id", "smiles", "valid", "reason", "seconds", "model", "seed", "atoms", "bonds")
+
 
 @dataclass(frozen=True)
 class Samples(Sequence[Molecule]):
@@ -31,17 +33,16 @@ class Samples(Sequence[Molecule]):
         atoms, bonds = zip(*(m.to_text() for m in molecules), strict=True)
         rows = {
             "id": list(ids),
-            "smiles": [m.smiles for m in molecules],
+            "smiles": pd.Series([m.smiles for m in molecules], dtype="object"),  # as objects, so that None stays None
             "valid": [m.reason is None for m in molecules],
-            "reason": [m.reason for m in molecules],
+            "reason": pd.Series([m.reason for m in molecules], dtype="object"),
             "seconds": seconds,
             "model": model,
             "seed": seed,
             "atoms": atoms,
             "bonds": bonds,
         }
-        table = pd.DataFrame(rows).astype({"smiles": "object", "reason": "object"})
-        return cls(tuple(molecules), table)
+        return cls(tuple(molecules), pd.DataFrame(rows))
 
     @classmethod
     def join(cls, parts: Sequence["Samples"]) -> "Samples":
@@ -102,8 +103,11 @@ class Samples(Sequence[Molecule]):
     ) -> "Samples":
         """Add columns qed, logp, sa and mass (g/mol) by RDKit, or the column `name` by your function of the valid molecules.
 
-        Invalid samples get NaN.
+        Invalid samples get NaN. Raises ValueError where the function gives another number of values, or `name` is a column
+        that says what a sample is.
         """
+        if name in _OWN:
+            raise ValueError(f"the column {name!r} says what a sample is and cannot hold a score: choose another name")
         mols = [m.rdkit for m in self.molecules if m.rdkit is not None]
         if function is None:
             columns = {k: [f(m) for m in mols] for k, f in (VALUES | {"mass": Descriptors.MolWt}).items()}
@@ -123,7 +127,8 @@ class Samples(Sequence[Molecule]):
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the table, one row a sample."""
-        self.table.to_parquet(path, index=False)
+        # As strings also where all are None, so that the tables of two runs have the same columns.
+        self.table.astype({"smiles": "string", "reason": "string"}).to_parquet(path, index=False)
 
     def to_smi(self, path: str | Path) -> None:
         """Write the valid samples as lines of SMILES and id."""

@@ -49,7 +49,11 @@ class Molecule:
     @classmethod
     def from_rdkit(cls, mol: Chem.Mol) -> "Molecule":
         """From an RDKit molecule of one fragment. Raises MoleculeError with the reason where it cannot be held."""
-        mol = Chem.RemoveHs(Chem.Mol(mol))
+        with rdBase.BlockLogs():
+            try:
+                mol = Chem.RemoveHs(Chem.Mol(mol))
+            except Chem.MolSanitizeException as error:
+                raise MoleculeError(f"sanitising: {error}") from error
         n = mol.GetNumAtoms()
         if not 1 <= n <= MAX_ATOMS:
             raise MoleculeError(f"{n} heavy atoms, the limit is {MAX_ATOMS}")
@@ -92,7 +96,11 @@ class Molecule:
         mol = Chem.RWMol()
         for name in self.atoms:
             symbol, charge = parse_class(name)
-            atom = Chem.Atom(symbol)
+            with rdBase.BlockLogs():
+                try:
+                    atom = Chem.Atom(symbol)
+                except RuntimeError:
+                    return None, f"unknown element {symbol!r}"
             atom.SetFormalCharge(charge)
             mol.AddAtom(atom)
         for i, j in zip(*np.nonzero(np.tril(self.bonds)), strict=True):

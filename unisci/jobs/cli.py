@@ -1,6 +1,8 @@
 """The command line: each command is one function of the Python API with its arguments."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -43,13 +45,15 @@ def generate(
     """
     from unisci.jobs.runs import generate as run
 
-    progress = run(weights, n, out, seed, steps, batch_size, workers, device)
-    done = next(progress)
-    with tqdm(total=n, initial=done, unit="molecule") as bar:
-        for now in progress:
-            bar.update(now - done)
-            done = now
-    typer.echo(f"{n} samples in {out}: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json")
+    with _interruptible():
+        progress = run(weights, n, out, seed, steps, batch_size, workers, device)
+        done = next(progress)
+        with tqdm(total=n, initial=done, unit="molecule") as bar:
+            for now in progress:
+                bar.update(now - done)
+                done = now
+    names = ("samples.parquet", "molecules.smi", "molecules.sdf", "molecules.png", "manifest.json")
+    typer.echo(f"{n} samples in {out}: {', '.join(name for name in names if (out / name).is_file())}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -63,7 +67,8 @@ def train(
     """
     from unisci.jobs.molecules import run
 
-    folder = run(read_job(config, context.args))
+    with _interruptible():
+        folder = run(read_job(config, context.args))
     typer.echo(f"weights in {folder / 'model.safetensors'}")
 
 
@@ -108,13 +113,20 @@ def list_weights() -> None:
         typer.echo(f"{name}\t{path.stat().st_size / 2**20:.1f} MB\t{card.get('summary', '')}")
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    # Inside the commands, for typer turns an interrupt that reaches it into an exit without a word.
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is done is in the folder, the same command continues", err=True)
+        raise typer.Exit(130) from None
+
+
 def main() -> None:
     """Entry point: expected errors become one line and exit code 2, an interrupt 130."""
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is done is in the folder, the same command continues", err=True)
-        sys.exit(130)
     except (ConfigError, ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         typer.echo(f"unisci: {error}", err=True)
         sys.exit(2)

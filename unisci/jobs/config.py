@@ -97,7 +97,7 @@ def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob:
     """
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values")
@@ -116,7 +116,11 @@ def _pairs(words: list[str]) -> list[tuple[str, Any]]:
         key, equals, value = words.pop(0).partition("=")
         if not key.startswith("--") or (not equals and not words):
             raise ConfigError(f"{key!r} is not an override: write --key value, as in --training.steps 500")
-        pairs.append((key[2:], yaml.safe_load(value if equals else words.pop(0))))
+        text = value if equals else words.pop(0)
+        try:
+            pairs.append((key[2:], yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{key} {text}: the value is not YAML: {error}") from error
     return pairs
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from unisci.autoregression.pard import Pard, first_blocks
@@ -71,14 +71,24 @@ def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card:
     metadata = {"format": FORMAT, "spec": json.dumps(spec), "card": json.dumps(card)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+    temporary.write_bytes(_sorted_header(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)))
     temporary.rename(path)
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: the library writes them as they come, so that the same weights would
+    have another hash each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Designer:
     """The designer of shipped weights (see `shipped()`) or of a weights file. No network is used.
 
-    Raises ValueError where there are no such weights, or the file is damaged, foreign or of another format version.
+    Raises ValueError where there are no such weights or no such device, or the file is damaged, foreign or of another
+    format version.
     """
     path = find_weights(name)
     try:
@@ -90,17 +100,22 @@ def load(name: str, device: torch.device | str = "cpu") -> Designer:
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "no format mark")
         raise ValueError(f"{path} has {found}, this version reads {FORMAT}: use weights written by `unisci train`")
-    spec = json.loads(metadata["spec"])
-    config = ModelConfig.model_validate(spec["model"])
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    frequency = [tensors.pop(f"frequency.{k}") for k in ("atom", "bond")]
-    frequency = [f / f.sum() for f in frequency]
-    model = build(config, tuple(spec["classes"]), spec["room"], *frequency, tensors["first"])
     try:
+        spec, card = json.loads(metadata["spec"]), json.loads(metadata["card"])
+        config = ModelConfig.model_validate(spec["model"])
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        frequency = [tensors.pop(f"frequency.{k}") for k in ("atom", "bond")]
+        frequency = [f / f.sum() for f in frequency]
+        model = build(config, tuple(spec["classes"]), spec["room"], *frequency, tensors["first"])
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the tensors that its header promises: {error}") from error
-    return Designer(model.eval().to(device), spec["steps"], file_hash(path), json.loads(metadata["card"]))
+        steps = int(spec["steps"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold what its header promises: {error!r}") from error
+    try:
+        model = model.eval().to(device)
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA fails by assertion
+        raise ValueError(f"device {str(device)!r} cannot be used: {error}") from error
+    return Designer(model, steps, file_hash(path), card)
 
 
 def shipped() -> dict[str, Path]:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import lzma
+import zlib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -23,20 +24,29 @@ EMBEDDED = {
 
 def read_smiles(source: str, column: str | None = None) -> Iterator[tuple[int, str]]:
     """(line number, SMILES) of a .smi file (first word of each line), a .csv file (`column`, else "smiles"), plain, .gz or .xz, or of an
-    embedded set by name. Raises ConfigError where the file or the column is missing."""
+    embedded set by name. Raises ConfigError where the file or the column is missing, or the file is damaged."""
+    path = find_smiles(source)
+    try:
+        with _open(path) as file:
+            if ".csv" in path.suffixes:
+                rows = csv.DictReader(file)
+                names = rows.fieldnames or []
+                name = column or next((n for n in names if n.lower() == "smiles"), None)
+                if name not in names:
+                    raise ConfigError(f"{path} has no column {name or 'smiles'!r}; its columns are {', '.join(names)}")
+                yield from ((rows.line_num, row[name] or "") for row in rows)
+            else:
+                yield from ((k, line.split()[0]) for k, line in enumerate(file, 1) if line.strip())
+    except (UnicodeDecodeError, EOFError, csv.Error, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise ConfigError(f"{path} is damaged or not a text file: {error}") from error
+
+
+def find_smiles(source: str) -> Path:
+    """The file of an embedded set or of a path. Raises ConfigError where there is none."""
     path = EMBEDDED.get(source, Path(source))
     if not path.is_file():
         raise ConfigError(f"no file {source!r} with SMILES: give a .smi or .csv file, or one of {sorted(EMBEDDED)}")
-    with _open(path) as file:
-        if ".csv" in path.suffixes:
-            rows = csv.DictReader(file)
-            names = rows.fieldnames or []
-            name = column or next((n for n in names if n.lower() == "smiles"), None)
-            if name not in names:
-                raise ConfigError(f"{path} has no column {name or 'smiles'!r}; its columns are {', '.join(names)}")
-            yield from ((k, row[name] or "") for k, row in enumerate(rows, 2))
-        else:
-            yield from ((k, line.split()[0]) for k, line in enumerate(file, 1) if line.strip())
+    return path
 
 
 def reference(source: str) -> Reference:
@@ -55,9 +65,5 @@ def chemnet_statistics(source: str, found: Reference) -> Statistics:
 
 
 def _open(path: Path) -> TextIO:
-    match path.suffix:
-        case ".gz":
-            return gzip.open(path, "rt")
-        case ".xz":
-            return lzma.open(path, "rt")
-    return path.open()
+    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    return opened(path, "rt", encoding="utf-8-sig")  # spreadsheets begin a file with a byte order mark

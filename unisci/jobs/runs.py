@@ -84,13 +84,15 @@ def _generate(
             done += size
             write_manifest(out, run, done, time.perf_counter() - began)
             yield done
-    except OSError as error:
+        finish(out)
+    except BaseException as error:
+        # Also after Ctrl-C or a closed iterator: what is done becomes readable files. On a full disk the parts remain.
+        with contextlib.suppress(OSError, ConfigError):
+            finish(out)
+        if not isinstance(error, OSError):
+            raise
         message = f"{error.strerror or error} after {done} of {run.n} samples; make room and run the same command again"
         raise OutputFull(error.errno, message) from error
-    finally:
-        # Also after Ctrl-C or an error: what is done becomes readable files. On a full disk the parts remain.
-        with contextlib.suppress(OSError):
-            finish(out)
 
 
 def _sizes(designer: Designer, tasks: list[Task], workers: int, device: str) -> Iterator[int]:
@@ -108,8 +110,8 @@ def _open_folder(out: Path, run: Run) -> None:
     manifest = out / "manifest.json"
     if manifest.is_file():
         try:
-            found = json.loads(manifest.read_text())["run"]
-        except (ValueError, KeyError) as error:
+            found = dict(json.loads(manifest.read_text())["run"])
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{manifest} is not a manifest of this program: choose another folder") from error
         if found != asdict(run):
             differing = sorted(k for k in asdict(run) if found.get(k) != asdict(run)[k])
@@ -183,15 +185,20 @@ def finish(out: Path) -> None:
 
 
 def _merge(parts: list[Path], table: Path, smi: Path, sdf: Path, picture: Path) -> None:
-    # A part without an invalid sample stores its reasons as nulls, so the parts' schemas must be unified.
-    schema = pa.unify_schemas([pq.read_schema(p) for p in parts], promote_options="permissive").remove_metadata()
     drawn = False
-    with pq.ParquetWriter(table, schema) as rows, smi.open("w") as lines, sdf.open("w") as records:
+    with pq.ParquetWriter(table, _read(parts[0]).schema) as rows, smi.open("w") as lines, sdf.open("w") as records:
         for path in parts:
-            rows.write_table(pq.read_table(path).replace_schema_metadata().cast(schema))
+            rows.write_table(_read(path))
             samples = Samples.from_parquet(path)
             samples.write_smi(lines)
             samples.write_sdf(records)
             if not drawn and samples.table["valid"].any():
                 samples.draw().save(picture)
                 drawn = True
+
+
+def _read(part: Path) -> pa.Table:
+    try:
+        return pq.read_table(part).replace_schema_metadata()
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{part} is damaged: delete it and run the same command again ({error})") from error

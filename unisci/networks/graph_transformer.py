@@ -12,6 +12,7 @@ layer on. No normalisation looks across samples or sites, so a block's value doe
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,16 @@ class GraphTransformerConfig:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
 
 
+class Past(NamedTuple):
+    """What a layer remembers of p finished sites: keys and values (B, H, p, D/H), u (B, p, 2C), y1 and y2 (B, p, p, P)."""
+
+    k: Tensor
+    v: Tensor
+    u: Tensor
+    y1: Tensor
+    y2: Tensor
+
+
 class Layer(nn.Module):
     """One step of sites and pairs; see the module's equations. `product` = 0 leaves the edge product out."""
 
@@ -61,24 +72,57 @@ class Layer(nn.Module):
         if product:
             self.wp = nn.Linear(product, 2 * pair_width, bias=False)
 
-    def forward(self, x: Tensor, e: Tensor, sees: Tensor, either: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-        """sees (B, N, N) bool: i sees j; either: i sees j or j sees i."""
-        b, n, d = x.shape
+    def forward(
+        self, x: Tensor, e: Tensor, sees: Tensor, either: Tensor, causal: bool
+    ) -> tuple[Tensor, Tensor, Past]:
+        """sees (B, N, N) bool: i sees j; either: i sees j or j sees i. Returns x, e and what later sites need of these."""
         g = self.norm_e(e)
-        bias, h, y1, y2 = self.from_e(g).split(self.sizes, -1)
-        q, k, v = self.qkv(self.norm_x(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        bias, h, y1, y2 = self._from_e(g)
+        q, k, v = self._qkv(x)
         bias = bias.permute(0, 3, 1, 2).masked_fill(~sees[:, None], -1e4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        seen = g * sees[..., None]
-        # Unseen entries count as 0 in the maximum: a 0 that is always there makes it free of how many there are.
-        pooled = torch.cat([seen.sum(2) / 4, seen.amax(2).clamp(min=0)], -1)
-        x = x + self.out(attended.transpose(1, 2).reshape(b, n, d)) + self.valence(pooled)
-        x = x + self.feed(self.norm_f(x))
+        x = self._sites(x, F.scaled_dot_product_attention(q, k, v, attn_mask=bias), g * sees[..., None])
         u = self.u(x)
         h = h + u[:, :, None] + u[:, None]
         if self.product:
-            h = h + self.wp(edge_product(F.silu(y1), F.silu(y2), sees, causal)) / 3
-        return x, e + self.w2(F.silu(h)) * either[..., None]
+            h = h + self.wp(edge_product(y1, y2, sees, causal)) / 3
+        return x, e + self.w2(F.silu(h)) * either[..., None], Past(k, v, u, y1, y2)
+
+    def extend(self, x: Tensor, rows: Tensor, columns: Tensor, past: Past) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for m new sites beside p finished ones, which the new see and which do not see the new.
+
+        x (B, m, D); rows (B, m, p + m, C): pairs from the new sites to all; columns (B, p, m, C): from the finished to the new.
+        """
+        p = columns.shape[1]
+        g = self.norm_e(rows)
+        bias, h_rows, y1_rows, y2_rows = self._from_e(g)
+        _, h_columns, y1_columns, y2_columns = self._from_e(self.norm_e(columns))
+        q, k, v = self._qkv(x)
+        k, v = torch.cat([past.k, k], 2), torch.cat([past.v, v], 2)
+        x = self._sites(x, F.scaled_dot_product_attention(q, k, v, attn_mask=bias.permute(0, 3, 1, 2)), g)
+        u = self.u(x)
+        h_rows = h_rows + u[:, :, None] + torch.cat([past.u, u], 1)[:, None]
+        h_columns = h_columns + past.u[:, :, None] + u[:, None]
+        if self.product:
+            y1_top = torch.cat([past.y1, y1_columns], 2).permute(0, 3, 1, 2)
+            y2 = torch.cat([torch.cat([past.y2, y2_columns], 2), y2_rows], 1).permute(0, 3, 1, 2)
+            h_rows = h_rows + self.wp((y1_rows.permute(0, 3, 1, 2) @ y2).permute(0, 2, 3, 1)) / 3
+            h_columns = h_columns + self.wp((y1_top @ y2[..., p:]).permute(0, 2, 3, 1)) / 3
+        return x, rows + self.w2(F.silu(h_rows)), columns + self.w2(F.silu(h_columns))
+
+    def _from_e(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        bias, h, y1, y2 = self.from_e(g).split(self.sizes, -1)
+        return bias, h, F.silu(y1), F.silu(y2)
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        return self.qkv(self.norm_x(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+
+    def _sites(self, x: Tensor, attended: Tensor, seen: Tensor) -> Tensor:
+        """x after attention (B, H, N, D/H), the sums and maxima of the pair states it sees, and the feed-forward map."""
+        # Unseen entries are 0 here: a 0 that always counts makes the maximum free of how many there are.
+        pooled = torch.cat([seen.sum(2) / 4, seen.amax(2).clamp(min=0)], -1)
+        x = x + self.out(attended.transpose(1, 2).reshape(x.shape)) + self.valence(pooled)
+        return x + self.feed(self.norm_f(x))
 
 
 def edge_product(y1: Tensor, y2: Tensor, sees: Tensor, causal: bool) -> Tensor:
@@ -118,28 +162,55 @@ class GraphTrunk(nn.Module):
         mask: Tensor,
         given: dict[str, Tensor],
         order: Order | None,
-    ) -> tuple[Tensor, Tensor]:
-        c, n = self.config, mask.shape[1]
+    ) -> tuple[Tensor, Tensor, list[Past]]:
+        """x, e, and what each layer remembers."""
         order = order or Order(torch.where(mask, 0, -1))
-        causal = c.causal or order.noisy is not None
+        causal = self.config.causal or order.noisy is not None
         sees = order.visible() if causal else mask[:, :, None] & mask[:, None, :]
         either = (sees | sees.transpose(1, 2)) if causal else sees
-        rank = order.rank.clamp(0, c.ranks - 1)
-        x = self.site(state["atom"]) + self.rank(rank) + self.degree(given["degree"].clamp(max=c.degrees - 1))
-        x = x + self.noised((t["atom"] > 0).long()) + self.time(t["atom"])
-        difference = rank[:, :, None] - rank[:, None, :] + c.ranks - 1
-        diagonal = torch.eye(n, dtype=torch.bool, device=mask.device)
-        e = self.pair(state["bond"]) + self.relative(torch.where(diagonal, 2 * c.ranks - 1, difference))
-        e = (e + self.pair_noised((t["bond"] > 0).long())) * either[..., None]
+        x, e, past = self._embed_sites(state, t, given, order), self._embed_pairs(state, t, order), []
+        e = e * either[..., None]
         for layer in self.layers:
-            x, e = layer(x, e, sees, either, causal)
-        return x, e
+            x, e, kept = layer(x, e, sees, either, causal)
+            past.append(kept)
+        return x, e, past
+
+    def extend(
+        self, state: dict[str, Tensor], t: dict[str, Tensor], given: dict[str, Tensor], order: Order, past: list[Past]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, m, D), rows (B, m, p + m, C), columns (B, p, m, C) of the last m sites, one block, after p remembered ones.
+
+        All p + m sites exist; the inputs are as of `forward`.
+        """
+        p = past[0].u.shape[1]
+        x, e = self._embed_sites(state, t, given, order)[:, p:], self._embed_pairs(state, t, order)
+        rows, columns = e[:, p:], e[:, :p, p:]
+        for layer, kept in zip(self.layers, past, strict=True):
+            x, rows, columns = layer.extend(x, rows, columns, kept)
+        return x, rows, columns
+
+    def _embed_sites(
+        self, state: dict[str, Tensor], t: dict[str, Tensor], given: dict[str, Tensor], order: Order
+    ) -> Tensor:
+        c = self.config
+        x = self.site(state["atom"]) + self.rank(order.rank.clamp(0, c.ranks - 1))
+        x = x + self.degree(given["degree"].clamp(max=c.degrees - 1))
+        return x + self.noised((t["atom"] > 0).long()) + self.time(t["atom"])
+
+    def _embed_pairs(self, state: dict[str, Tensor], t: dict[str, Tensor], order: Order) -> Tensor:
+        ranks = self.config.ranks
+        rank = order.rank.clamp(0, ranks - 1)
+        difference = rank[:, :, None] - rank[:, None, :] + ranks - 1
+        diagonal = torch.eye(rank.shape[1], dtype=torch.bool, device=rank.device)
+        e = self.pair(state["bond"]) + self.relative(torch.where(diagonal, 2 * ranks - 1, difference))
+        return e + self.pair_noised((t["bond"] > 0).long())
 
 
 class GraphTransformer(nn.Module):
     """Logits of the clean atoms and bonds of a noised graph; satisfies the Network protocol. Inputs as of GraphTrunk.
 
-    Returns {"atom": (B, N, site_classes), "bond": (B, N, N, pair_classes), symmetric}.
+    Returns {"atom": (B, N, site_classes), "bond": (B, N, N, pair_classes), symmetric}. With a cache of the finished sites only the
+    last block is computed; the logits of finished sites, which nobody asks for, are then 0.
     """
 
     def __init__(self, config: GraphTransformerConfig):
@@ -155,11 +226,31 @@ class GraphTransformer(nn.Module):
         mask: Tensor,
         given: dict[str, Tensor],
         order: Order | None = None,
-        cache: None = None,
+        cache: list[Past] | None = None,
     ) -> dict[str, Tensor]:
-        x, e = self.trunk(state, t, mask, given, order)
-        pairs = self.to_pair(e)
-        return {"atom": self.to_site(x), "bond": pairs + pairs.transpose(1, 2)}
+        if cache is None:
+            x, e, _ = self.trunk(state, t, mask, given, order)
+            pairs = self.to_pair(e)
+            return {"atom": self.to_site(x), "bond": pairs + pairs.transpose(1, 2)}
+        x, rows, columns = self.trunk.extend(state, t, given, order, cache)
+        (b, m, _), p = x.shape, columns.shape[1]
+        atom = x.new_zeros(b, p + m, self.trunk.config.site_classes)
+        bond = x.new_zeros(b, p + m, p + m, self.trunk.config.pair_classes)
+        rows, columns = self.to_pair(rows), self.to_pair(columns)
+        within = rows[:, :, p:]
+        atom[:, p:] = self.to_site(x)
+        bond[:, p:, p:] = within + within.transpose(1, 2)
+        bond[:, p:, :p] = rows[:, :, :p] + columns.transpose(1, 2)
+        bond[:, :p, p:] = bond[:, p:, :p].transpose(1, 2)
+        return {"atom": atom, "bond": bond}
+
+    def remember(
+        self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order
+    ) -> list[Past]:
+        """The cache of finished, clean sites, for a network of causal sight. Raises ValueError for any other."""
+        if not self.trunk.config.causal:
+            raise ValueError("only a network of causal sight can be cached: finished sites of this one see later blocks")
+        return self.trunk(state, _clean(state), mask, given, order)[2]
 
 
 class GraphHead(nn.Module):
@@ -171,10 +262,14 @@ class GraphHead(nn.Module):
         self.out = _head(config.width + config.pair_width, outputs)
 
     def forward(self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order) -> Tensor:
-        t = {k: torch.zeros_like(v, dtype=torch.float32) for k, v in state.items()}
-        x, e = self.trunk(state, t, mask, given, order)
+        x, e, _ = self.trunk(state, _clean(state), mask, given, order)
         both = mask[:, :, None, None] & mask[:, None, :, None]
         return self.out(torch.cat([(x * mask[..., None]).sum(1), (e * both).sum((1, 2))], -1))
+
+
+def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Time 0 at every site and pair."""
+    return {k: torch.zeros_like(v, dtype=torch.float32) for k, v in state.items()}
 
 
 def _head(width: int, outputs: int) -> nn.Sequential:

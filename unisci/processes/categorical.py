@@ -86,7 +86,7 @@ class Categorical:
 
     def perturb(self, clean: Tensor, t: Tensor, rng: Rng, name: str = "x", axes: int = 0) -> Tensor:
         """x_t ~ q(. | clean); clean (B, ...) class indices, t with leading axes of clean. t = 0 returns clean."""
-        a, b, gamma = (pad(v, clean) for v in self.level(t.float()))
+        a, b, _ = (pad(v, clean) for v in self.level(t.float()))
         u = rng.uniform(name, 0, tuple(clean.shape), axes)
         noise = rng.categorical(name, 1, self._noise(u).expand(*clean.shape, -1), axes)
         # Without a mask a + b = 1, but rounds: no draw may then pass for one of the mask.
@@ -96,7 +96,7 @@ class Categorical:
     def prior(self, like: Tensor, rng: Rng, name: str = "x", axes: int = 0) -> Tensor:
         """x_1, shaped as `like`; a, b, gamma at t = 1 say what it is."""
         one = torch.ones((), device=like.device)
-        _, b, _ = self.level(one)
+        _, b, gamma = self.level(one)
         probs = b * self._noise(one)
         if self.masked:
             probs = torch.cat([probs[:-1], gamma[None]])

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,13 +28,17 @@ def save_batch(batch: Batch, path: Path) -> None:
 
 
 def load_batch(path: Path) -> Batch:
-    """Read what `save_batch` wrote."""
-    with safe_open(path, "pt") as file:
-        schema = {
-            k: Field(f["kind"], tuple(f["shape"]), None if f["classes"] is None else tuple(f["classes"]))
-            for k, f in json.loads(file.metadata()["schema"]).items()
-        }
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    """Read what `save_batch` wrote. Raises ValueError where the file is damaged or another's."""
+    try:
+        with safe_open(path, "pt") as file:
+            fields = json.loads((file.metadata() or {})["schema"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or not a batch; prepare it again: {error}") from error
+    schema = {
+        k: Field(f["kind"], tuple(f["shape"]), None if f["classes"] is None else tuple(f["classes"]))
+        for k, f in fields.items()
+    }
     part = lambda p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
     return Batch(schema, part("state."), tensors["mask"], part("given."), tensors["ids"])
 
@@ -51,8 +55,11 @@ def batches(
     """Batches of `size` samples without end, from number `start` on; number k depends on (data, size, seed, k, share) alone.
 
     Each epoch is a fresh permutation. prepare(batch, rng) makes the training examples; they are sorted by their number of
-    sites, cut into batches of like size, trimmed, and dealt in random order. share = (i, n): every n-th sample from i on.
+    sites, cut into batches of like size, trimmed, and dealt in random order. share = (i, n): every n-th sample from i on. Raises
+    ValueError where there are no samples.
     """
+    if not len(data):
+        raise ValueError("there are no samples to deal out")
     epoch, permutation = -1, torch.empty(0, dtype=torch.long)
     whole = size * GROUP * share[1]
     for group in count(start // GROUP):

@@ -84,15 +84,15 @@ def fit(
     """
     share = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(model.parameters()).device
+    objective: nn.Module = _Loss(model)
+    if share[1] > 1:  # gives every process the weights of process 0, from which the average starts
+        objective = nn.parallel.DistributedDataParallel(objective)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     ema, first = Ema(model, config.ema), 0
     if folder is not None and (found := latest_checkpoint(folder)):
         first = _restore(load_checkpoint(found, device), model, ema, optimiser)
-    objective: nn.Module = _Loss(model)
-    if share[1] > 1:
-        objective = nn.parallel.DistributedDataParallel(objective)
     stream = batches(data, config.batch_size, config.seed, prepare, first * config.accumulate, share, device)
     log = _Log(folder / "log.csv" if folder is not None and share[0] == 0 else None, first)
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, disable=not progress or share[0] > 0)

@@ -1,0 +1,175 @@
+from pathlib import Path
+
+import pytest
+
+from unisci.jobs.config import ConfigError, MoleculeJob, read_job
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SMALL = "job: molecules\nout: runs/x\ntraining:\n  steps: 7\n  lr: 1.0e-3\n"
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def read(path: Path, text: str, overrides: list[str] = ()) -> MoleculeJob:
+    path.write_text(text)
+    return read_job(path, overrides)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_shipped_configurations_parse(path):
+    job = read_job(path)
+    assert job.out.parts[0] == "runs" and job.training.steps >= 1
+    # They are what they say, not defaults that a wrong key left in place.
+    assert job.model.denoiser != type(job.model)().denoiser
+
+
+def test_there_are_shipped_configurations():
+    assert {"molecules_qm9.yaml", "molecules_tiny.yaml"} <= {p.name for p in CONFIGS}
+
+
+def test_values_that_are_not_named_are_the_defaults(small):
+    job = read_job(small)
+    assert (job.training.steps, job.training.lr) == (7, 1e-3)
+    rest = job.model_dump(exclude={"out": True, "training": {"steps", "lr"}})
+    default = MoleculeJob(job="molecules", out=Path("elsewhere"))
+    assert rest == default.model_dump(exclude={"out": True, "training": {"steps", "lr"}})
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        (SMALL + "trainig: {}\n", "trainig"),
+        (SMALL + "  stesp: 3\n", "training.stesp"),
+        (SMALL + "model:\n  denoiser: {widht: 8}\n", "model.denoiser.widht"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_group(small, text, named):
+    with pytest.raises(ConfigError) as error:
+        read(small, text)
+    lines = str(error.value).splitlines()
+    assert str(small) in lines[0] and [line.split(":")[0].strip() for line in lines[1:]] == [named]
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("job: crystals\nout: x\n", "job"),
+        ("job: molecules\n", "out"),
+        (SMALL + "model: {noise: gaussian}\n", "model.noise"),
+        (SMALL + "data: {max_atoms: 65}\n", "data.max_atoms"),
+        (SMALL + "data: {max_rejected: 1.5}\n", "data.max_rejected"),
+        (SMALL + "  ema: 1\n", "training.ema"),
+        (SMALL + "  batch_size: 0\n", "training.batch_size"),
+        (SMALL + "  seed: many\n", "training.seed"),
+    ],
+)
+def test_a_wrong_value_is_named(small, text, named):
+    with pytest.raises(ConfigError, match=rf"(?m)^  {named}: "):
+        read(small, text)
+
+
+def test_every_error_is_told_at_once(small):
+    with pytest.raises(ConfigError) as error:
+        read(small, "job: molecules\nout: x\ndata: {hold_out: -1}\nmodel: {hops: 9}\n")
+    assert "data.hold_out" in str(error.value) and "model.hops" in str(error.value)
+
+
+def test_overrides_in_both_spellings(small):
+    job = read_job(small, ["--training.steps", "3", "--model.denoiser.width=8", "--out", "runs/y", "--sample.n=0"])
+    assert (job.training.steps, job.model.denoiser.width, job.out, job.sample.n) == (3, 8, Path("runs/y"), 0)
+    assert job.training.lr == 1e-3  # a key beside the changed one stays
+
+
+@pytest.mark.parametrize(
+    "word, value", [("2e-3", 2e-3), ("1", 1.0), ("0.5", 0.5)]
+)  # YAML itself reads 2e-3 as text
+def test_numbers_may_be_written_as_people_do(small, word, value):
+    assert read_job(small, ["--training.lr", word]).training.lr == value
+    assert read(small, f"job: molecules\nout: x\ntraining: {{lr: {word}}}\n").training.lr == value
+
+
+def test_overrides_of_other_types(small):
+    job = read_job(small, ["--model.causal", "true", "--data.limit=null", "--data.column", "s", "--data.hold_out=0"])
+    assert (job.model.causal, job.data.limit, job.data.column, job.data.hold_out) == (True, None, "s", 0)
+
+
+def test_the_last_override_wins(small):
+    assert read_job(small, ["--training.steps=3", "--training.steps=4"]).training.steps == 4
+
+
+def test_overrides_are_checked_as_the_file_is(small):
+    with pytest.raises(ConfigError, match=r"training\.stpes"):
+        read_job(small, ["--training.stpes", "3"])
+    with pytest.raises(ConfigError, match=r"training\.steps"):
+        read_job(small, ["--training.steps=0"])
+
+
+@pytest.mark.parametrize("words", [["training.steps", "3"], ["--training.steps"], ["3"], ["-x", "3"]])
+def test_a_word_that_is_no_override_is_refused_with_the_spelling(small, words):
+    with pytest.raises(ConfigError, match="write --key value"):
+        read_job(small, words)
+
+
+def test_a_value_cannot_be_overridden_as_a_group(small):
+    with pytest.raises(ConfigError, match=r"--training\.steps\.x: steps is a value"):
+        read_job(small, ["--training.steps.x", "3"])
+
+
+def test_a_group_cannot_be_overridden_as_a_value(small):
+    with pytest.raises(ConfigError, match="training"):
+        read_job(small, ["--training", "3"])
+
+
+def test_an_override_that_is_not_yaml_is_named(small):
+    with pytest.raises(ConfigError, match=r"--out"):
+        read_job(small, ["--out", "[runs"])
+
+
+def test_overrides_leave_the_callers_list_alone(small):
+    words = ["--training.steps", "3"]
+    read_job(small, words)
+    assert words == ["--training.steps", "3"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        read_job(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_job(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- job\n- out\n", "molecules\n", "", "3\n"])
+def test_yaml_that_is_not_a_mapping_is_refused(small, text):
+    with pytest.raises(ConfigError, match="mapping"):
+        read(small, text)
+
+
+def test_broken_yaml_is_refused_with_its_place(small):
+    with pytest.raises(ConfigError, match="line 2"):
+        read(small, "job: molecules\nout: [runs\n")
+
+
+def test_a_binary_file_is_refused(small):
+    small.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_job(small)
+
+
+def test_yaml_tags_run_nothing(small, tmp_path):
+    trap = tmp_path / "trap"
+    tag = f'!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["{trap}"]]'
+    with pytest.raises(ConfigError):
+        read(small, f"job: molecules\nout: {tag}\n")
+    with pytest.raises(ConfigError):
+        read(small, SMALL, ["--out", tag])
+    assert not trap.exists()
+
+
+def test_a_job_cannot_be_changed_after_reading(small):
+    with pytest.raises(ValueError, match="frozen"):
+        read_job(small).training.steps = 3
