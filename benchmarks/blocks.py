@@ -1,8 +1,9 @@
-"""Blocks against one shot: validity after equal training time and equal network calls, by order, noise and edge product.
+"""Blocks against one shot at equal training time and network calls: validity by order, noise and edge product.
 
-    python benchmarks/blocks.py --smiles data/qm9.smi --out runs/blocks [--seconds 90] [--calls 70] [--n 300] [--seeds 3]
+    python benchmarks/blocks.py --out runs/blocks [--smiles qm9] [--seconds 45] [--calls 70] [--n 300] [--seeds 3]
 
-Each run is a row of <out>/runs.csv; runs that are there already are not repeated. Prints the table of docs/molecules.md.
+Each run is a row of <out>/runs.csv; runs that are there already are not repeated. Prints the table of
+docs/molecules.md.
 """
 
 import argparse
@@ -99,9 +100,9 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smiles", required=True)
+    parser.add_argument("--smiles", default="qm9")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--seconds", type=float, default=45)
     parser.add_argument("--calls", type=int, default=70)
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,9 +1,11 @@
-"""Measure trained weights and ship them: their numbers go into the header of the weights file and into a card beside it.
+"""Measure trained weights and ship them, their numbers in the header of the weights file and in a card beside it.
 
-    python benchmarks/card.py runs/molecules-qm9/model.safetensors --name molecules-qm9 --config configs/molecules_qm9.yaml
+    python benchmarks/card.py runs/molecules-qm9/model.safetensors --name molecules-qm9 \
+        --config configs/molecules_qm9.yaml
 
-Draws n molecules for each of several seeds at the weights' own number of steps and at others, compares with the reference, and
-puts the held-out rows of the training set through the same metrics as the baseline: what perfect samples would score.
+Draws n molecules for each of several seeds at the weights' own number of steps and at others, compares with the
+reference, and puts the held-out rows of the training set through the same metrics as the baseline: what perfect
+samples would score.
 """
 
 import argparse
@@ -21,7 +23,18 @@ from unisci.metrics.intervals import proportion
 from unisci.metrics.metric import Metric
 from unisci.metrics.molecules import evaluate
 
-SHOWN = ("validity", "uniqueness", "novelty", "fcd_torch", "qed_w1", "logp_w1", "sa_w1", "atoms_tv", "bonds_tv", "rings_tv")
+SHOWN = (
+    "validity",
+    "uniqueness",
+    "novelty",
+    "fcd_torch",
+    "qed_w1",
+    "logp_w1",
+    "sa_w1",
+    "atoms_tv",
+    "bonds_tv",
+    "rings_tv",
+)
 
 
 def measure(path: str, steps: int, n: int, seeds: int, against: str) -> tuple[list[list[Metric]], float]:
@@ -76,8 +89,9 @@ def main() -> None:
         others, other_rate = measure(str(a.model), steps, a.n, 1, a.reference)
         rows.append(row(f"{steps} calls a block, seed 0, {other_rate:.0f} molecules/s", others))
     rows.append(row("held-out molecules of QM9 (baseline)", [baseline(a.reference, a.n, a.hold_out)]))
+    share, threads = 100 * valid / (a.n * a.seeds), torch.get_num_threads()
     card = designer.card | {
-        "summary": f"QM9 heavy-atom graphs, {100 * valid / a.n / a.seeds:.1f} % valid at {designer.steps} calls a block",
+        "summary": f"QM9 heavy-atom graphs, {share:.1f} % valid at {designer.steps} calls a block",
         "measured": {
             "validity": valid / (a.n * a.seeds),
             "n": a.n,
@@ -92,23 +106,31 @@ def main() -> None:
     with safe_open(a.model, "pt") as file:
         metadata = file.metadata() | {"card": json.dumps(card)}
         save_file({k: file.get_tensor(k) for k in file.keys()}, target, metadata)  # noqa: SIM118
-    training, data = card["training"], card["data"]
+    training, data, model = card["training"], card["data"], designer.model
+    statistics = chemnet_statistics(a.reference, reference(a.reference))
+    facts = {
+        "trained by": f"`unisci train {a.config}`: {training['steps']} steps of {training['batch_size']} examples, "
+        f"on a {card['device'].upper()}",
+        "data": f"{data['source']}: {data['train']} rows to train, every {a.hold_out}th row held out "
+        f"({data['validation']}); see datasets/qm9/card.md",
+        "parameters": f"{card['parameters']}; in half precision {target.stat().st_size / 2**20:.1f} MB",
+        "network calls": f"{designer.steps} a block by default; a molecule of QM9 has 3.5 blocks on average",
+        "speed": f"{rate:.1f} molecules a second at the default calls, {threads} threads",
+        "validity": f"{share:.2f} % without correction (95 % interval {100 * low:.2f} to {100 * high:.2f}, "
+        f"n = {a.n * a.seeds})",
+    }
     text = f"""# {a.name}
 
 Pard (arXiv 2402.03687) on the heavy-atom graphs of QM9: Kekulé bonds, formal charges, no stereochemistry, at most
-{designer.model.room} atoms of the classes {", ".join(designer.model.denoiser.product.schema["atom"].classes)}.
+{model.room} atoms of the classes {", ".join(model.denoiser.product.schema["atom"].classes)}.
 
 | | |
 | --- | --- |
-| trained by | `unisci train {a.config}`, {training["steps"]} steps of {training["batch_size"]} examples, on a {card["device"].upper()} |
-| data | {data["source"]}: {data["train"]} rows to train, {data["validation"]} held out (every {a.hold_out}th), see datasets/qm9/card.md |
-| parameters | {card["parameters"]}, in half precision {target.stat().st_size / 2**20:.1f} MB |
-| network calls | {designer.steps} a block by default; a block is every call's unit, QM9 has 3.5 blocks a molecule on average |
-| speed | {rate:.1f} molecules a second, {torch.get_num_threads()} threads, default calls |
-| validity | {100 * valid / a.n / a.seeds:.2f} % without correction (95 % interval {100 * low:.2f}-{100 * high:.2f}, n = {a.n * a.seeds}) |
+{chr(10).join(f"| {key} | {value} |" for key, value in facts.items())}
 
-Printed by `python benchmarks/card.py {a.model} --name {a.name} --config {a.config}`; n = {a.n} a seed, reference {a.reference}
-(novelty: against all its rows; ChemNet: {chemnet_statistics(a.reference, reference(a.reference)).n} of them, package fcd_torch). Mean over seeds, range in brackets.
+Printed by `python benchmarks/card.py {a.model} --name {a.name} --config {a.config}`; n = {a.n} a seed, reference
+{a.reference} (novelty: against all its rows; ChemNet: {statistics.n} of them, package fcd_torch). Mean over seeds,
+range in brackets.
 
 | samples | {" | ".join(SHOWN)} |
 |---|{"---|" * len(SHOWN)}

@@ -1,6 +1,6 @@
-"""What generating costs: molecules a second, the share of the random numbers, peak memory as n grows, the cache on and off.
+"""What generating costs: molecules a second, the share of random numbers, peak memory as n grows, cache on and off.
 
-    python benchmarks/generation.py [--weights molecules-qm9] [--n 2000] [--memory 2000 10000]
+python benchmarks/generation.py [--weights molecules-qm9] [--n 2000] [--memory 2000 10000]
 """
 
 import argparse

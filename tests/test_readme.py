@@ -43,6 +43,10 @@ def test_the_example_runs(tmp_path):
 
 
 def test_every_file_that_the_readme_names_exists():
+    gaps = re.findall(r"@[A-Z]+@", TEXT)
+    if gaps and not shipped():
+        pytest.skip(f"the README still waits for {', '.join(gaps)}")
+    assert not gaps
     root = Path(__file__).parents[1]
     links = [p for p in re.findall(r"\]\(([^)#]+)\)", TEXT) if not p.startswith(("http:", "https:"))]
     links += re.findall(r"\b(?:configs|tutorials|docs|datasets)/[\w./-]+\.(?:yaml|ipynb|md|py|png)\b", TEXT)

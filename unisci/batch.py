@@ -36,8 +36,8 @@ def pair_mask(mask: Tensor) -> Tensor:
 class Batch:
     """B samples of at most N sites.
 
-    schema: the layout of every field; state: the fields to generate; given: the fields that are conditions, never noised;
-    mask (B, N) bool: which sites exist; ids (B,) int64: which samples these are, the key of their randomness.
+    schema: the layout of every field; state: the fields to generate; given: the fields that are conditions, never
+    noised; mask (B, N) bool: which sites exist; ids (B,) int64: which samples these are, the key of their randomness.
     Raises ValueError where a field is not in the schema or its shape contradicts the mask.
     """
 

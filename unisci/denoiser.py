@@ -1,6 +1,7 @@
-"""Denoiser: a network with the forward noise it undoes. It predicts the clean value, whatever the network itself puts out.
+"""Denoiser: a network with the forward noise it undoes. It predicts the clean value, whatever the network puts out.
 
-For a Gaussian field x_t = alpha x_0 + sigma eps, with the data's scale d (Karras et al., arXiv 2206.00364, for any alpha, sigma):
+For a Gaussian field x_t = alpha x_0 + sigma eps, with the data's scale d (Karras et al., arXiv 2206.00364, for any
+alpha, sigma):
 
     D(x, t) = c_skip x + c_out F(c_in x, t),   v = alpha^2 d^2 + sigma^2
     c_in = v^(-1/2),   c_skip = alpha d^2 / v,   c_out = sigma d v^(-1/2)
@@ -56,7 +57,7 @@ class Bound:
 
 
 class Denoiser(nn.Module):
-    """network and product of processes; scale: the standard deviation of each Gaussian field's data, 1 where not named."""
+    """network and product of processes; scale: standard deviation of each Gaussian field's data, 1 where not named."""
 
     def __init__(self, network: nn.Module, product: Product, scale: dict[str, float] | None = None):
         super().__init__()
@@ -92,7 +93,7 @@ class Denoiser(nn.Module):
         return Bound(self, product.processes, batch.schema, batch.mask, batch.given, order, cache)
 
     def loss(self, batch: Batch, rng: Rng, t: dict[str, Tensor] | None = None, order: Order | None = None) -> Tensor:
-        """Scalar: summed over fields and noised entries (a pair once), mean over samples. t defaults to uniform times."""
+        """Scalar: sum over fields and noised entries (a pair once), mean over samples; t defaults to uniform times."""
         product = self.product.to(batch.mask.device)
         t = t or product.times(rng)
         noisy = product.perturb(batch.state, t, rng)

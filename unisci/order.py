@@ -1,7 +1,7 @@
 """Order: the one autoregressive idea. Sites of equal rank form a block; site i sees site j iff rank[j] <= rank[i].
 
-`structural_order` is the order that a graph defines by itself (Pard, Zhao et al., arXiv 2402.03687): peel the sites of lowest
-degree again and again, then read the peeling backwards, so that the core comes first.
+`structural_order` is the order that a graph defines by itself (Pard, Zhao et al., arXiv 2402.03687): peel the sites
+of lowest degree again and again, then read the peeling backwards, so that the core comes first.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Order:
-    """rank (B, N) int64, -1 = padding. `noisy` (B, N) bool, where given, marks the noised copies of sites that stand beside
-    their clean originals when all blocks are trained at once; a noisy copy is seen by its own block alone."""
+    """rank (B, N) int64, -1 = padding. `noisy` (B, N) bool, where given, marks the noised copies of sites that stand
+    beside their clean originals when all blocks are trained at once; a noisy copy is seen by its own block alone."""
 
     rank: Tensor
     noisy: Tensor | None = None
@@ -36,9 +36,9 @@ class Order:
 def structural_order(adjacency: Tensor, mask: Tensor, hops: int = 1) -> tuple[Order, Tensor]:
     """The partial order of a batch of graphs, and each site's degree within its own and all earlier blocks.
 
-    adjacency (B, N, N) bool, symmetric, no self-loops; mask (B, N) bool. The weight of a site in the graph that remains is
-    (d_1, ..., d_hops) with d_k = A d_{k-1}, d_0 = 1, compared lexicographically in exact integers. hops = 0: one block.
-    Returns Order and degree (B, N) int64. Raises ValueError where hops is negative.
+    adjacency (B, N, N) bool, symmetric, no self-loops; mask (B, N) bool. The weight of a site in the graph that remains
+    is (d_1, ..., d_hops) with d_k = A d_{k-1}, d_0 = 1, compared lexicographically in exact integers. hops = 0: one
+    block. Returns Order and degree (B, N) int64. Raises ValueError where hops is negative.
     """
     if hops < 0:
         raise ValueError(f"hops must be 0 (one block) or more, got {hops}")

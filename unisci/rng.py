@@ -1,8 +1,8 @@
 """Randomness that belongs to the sample: counter-based draws by Philox-4x32-10 (Salmon et al., SC 2011).
 
-`Rng(seed, ids)` draws for sample ids[i] numbers that depend on (seed, ids[i], stream, field, step, site) and on nothing else:
-not on the batch size, the padding, the device, the worker or a restart. A pair field is undirected, so the draw of
-(i, j) is the draw of (j, i).
+`Rng(seed, ids)` draws for sample ids[i] numbers that depend on (seed, ids[i], stream, field, step, site) and on
+nothing else: not on the batch size, the padding, the device, the worker or a restart. A pair field is undirected, so
+the draw of (i, j) is the draw of (j, i).
 """
 
 import math
@@ -40,7 +40,9 @@ def mix(a: int, b: int) -> int:
 
 
 def _site_index(shape: tuple[int, ...], axes: int, device: torch.device) -> tuple[Tensor, int]:
-    """Where each element of shape[1:] finds its draw, and how many draws a sample needs, in an order free of padding."""
+    """Where each element of shape[1:] finds its draw, and how many draws a sample needs, in an order free of
+    padding.
+    """
     inner = math.prod(shape[1 + axes :])
     if axes < 2:
         n = math.prod(shape[1:])
@@ -94,7 +96,9 @@ class Rng:
         return words.reshape(shape[0], -1)[:, index].reshape(shape)
 
     def uniform(self, field: str, step: int, shape: tuple[int, ...], axes: int = 1) -> Tensor:
-        """Uniform float32 in (0, 1): 23 random bits, centred so that neither end is ever drawn (24 would round up to 1)."""
+        """Uniform float32 in (0, 1): 23 random bits, centred so that neither end is ever drawn (24 would round up to
+        1).
+        """
         return ((self.words(field, step, shape, axes) >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
     def normal(self, field: str, step: int, shape: tuple[int, ...], axes: int = 1) -> Tensor:
@@ -107,6 +111,6 @@ class Rng:
 
     def categorical(self, field: str, step: int, probs: Tensor, axes: int = 1) -> Tensor:
         """Class indices (B, ...) drawn from unnormalised `probs` (B, ..., K), by inversion of the cumulated sum."""
-        cumulative = probs.cumsum(-1)
-        u = self.uniform(field, step, tuple(probs.shape[:-1]), axes).to(probs.dtype)
+        cumulative = probs.float().cumsum(-1) if probs.dtype in (torch.bfloat16, torch.float16) else probs.cumsum(-1)
+        u = self.uniform(field, step, tuple(probs.shape[:-1]), axes).to(cumulative.dtype)
         return (cumulative < (u * cumulative[..., -1])[..., None]).sum(-1).clamp(max=probs.shape[-1] - 1)

@@ -1,8 +1,8 @@
 """State and Time: what every process, solver and guidance term passes around.
 
 A state is one tensor or a dict of named fields. Axis 0 is the sample; a field is laid out by its kind:
-whole (B, ...), site (B, N, ...), pair (B, N, N, ...). A time lies in [0, 1], 0 = data, 1 = noise, and is a scalar, (B,), or
-has a field's leading axes, so that (B, N) gives each atom or frame a time of its own.
+whole (B, ...), site (B, N, ...), pair (B, N, N, ...). A time lies in [0, 1], 0 = data, 1 = noise, and is a scalar,
+(B,), or has a field's leading axes, so that (B, N) gives each atom or frame a time of its own.
 """
 
 from collections.abc import Callable

@@ -14,13 +14,13 @@ from unisci.rng import Rng
 from unisci.solvers.sample import Solver, sample
 from unisci.state import pad
 
-# Matrix products of fewer rows run in other kernels, whose rounding differs: a group of samples is filled up to this many, so
-# that a sample's value on a CPU is the same to the last bit in a batch of 1, 7 or 64.
+# Matrix products of fewer rows run in other kernels, whose rounding differs: a group of samples is filled up to this
+# many, so that a sample's value on a CPU is the same to the last bit in a batch of 1, 7 or 64.
 SMALLEST_GROUP = 16
 
 
 class Growth(Protocol):
-    """Chooses the next block: a batch whose blocks before `block` are done, to the batch and order that hold its sites too.
+    """Chooses the next block: a batch whose earlier blocks are done, to the batch and order that hold its sites too.
 
     A sample that gets no site of rank `block` is finished.
     """
@@ -31,9 +31,7 @@ class Growth(Protocol):
 class Remember(Protocol):
     """Makes a network's cache of finished sites: state, mask, given, order -> cache, for networks of causal sight."""
 
-    def __call__(
-        self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order
-    ) -> object: ...
+    def __call__(self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order) -> object: ...
 
 
 def generate(
@@ -50,10 +48,11 @@ def generate(
     """Generate block after block; samples that are finished leave the batch.
 
     batch: N sites of room, what is generated already in its state; order: the rank of each site, -1 where none is
-    planned, rising along the sites; times(k): the decreasing time grid of block k; growth: chooses each block as it comes, None where `order` holds
-    all of them; remember: caches the finished sites of a block's samples, so that its steps compute the new sites alone;
-    on_block(k, rows) is told which samples take part. Samples of the same number of sites are solved
-    together without padding, so the work of a call is that of the sites present. Block k draws from rng.at(k).
+    planned, rising along the sites; times(k): the decreasing time grid of block k; growth: chooses each block as it
+    comes, None where `order` holds all of them; remember: caches the finished sites of a block's samples, so that its
+    steps compute the new sites alone; on_block(k, rows) is told which samples take part. Samples of the same number
+    of sites are solved together without padding, so the work of a call is that of the sites present. Block k draws
+    from rng.at(k).
     """
     state, mask, given, rank = dict(batch.state), batch.mask.clone(), dict(batch.given), order.rank.clone()
     check_sorted(order)

@@ -2,13 +2,13 @@
 
     p(G) = prod_i p(|B_i|, deg_i | G_<i) p(B_i | |B_i|, deg_i, G_<i)
 
-The blocks B_i are those of the graph's own structural order. One denoiser, shared by all blocks, draws the atoms of a block, the
-bonds within it and the bonds to earlier blocks by discrete diffusion; a small head chooses the size of the next block and the
-degree its sites have inside the graph so far, size 0 being the end. The first block is drawn from the table of first blocks
-of the data. hops = 0 makes the graph one block: plain diffusion.
+The blocks B_i are those of the graph's own structural order. One denoiser, shared by all blocks, draws the atoms of a
+block, the bonds within it and the bonds to earlier blocks by discrete diffusion; a small head chooses the size of the
+next block and the degree its sites have inside the graph so far, size 0 being the end. The first block is drawn from
+the table of first blocks of the data. hops = 0 makes the graph one block: plain diffusion.
 
-Training takes one random block of each graph, with sight of everything before it; `Pard.parallel_loss` takes all blocks of a
-graph at once, n clean sites beside n noised copies, for networks with causal sight.
+Training takes one random block of each graph, with sight of everything before it; `Pard.parallel_loss` takes all
+blocks of a graph at once, n clean sites beside n noised copies, for networks with causal sight.
 """
 
 from collections.abc import Callable
@@ -123,8 +123,8 @@ def split_logits(logits: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
 
 
 class Pard(nn.Module):
-    """denoiser: of fields "atom" and "bond"; head: outputs S (1 + D) for tables (S, D) of block sizes and degrees; first: the counts
-    of first blocks (S, D); hops: of the structural order; room: the most sites of a graph."""
+    """denoiser: of fields "atom" and "bond"; head: outputs S (1 + D) for tables (S, D) of block sizes and degrees;
+    first: the counts of first blocks (S, D); hops: of the structural order; room: the most sites of a graph."""
 
     def __init__(
         self, denoiser: Denoiser, head: GraphHead, first: Tensor, hops: int, room: int, parallel: bool = False
@@ -193,8 +193,8 @@ class Pard(nn.Module):
 def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tensor:
     """The block-parallel loss over 2n sites: clean ones first, then a noised copy of each; see Order.noisy.
 
-    batch: ordered graphs; t (B,). A copy's bonds to its own block are noised among copies, those to earlier blocks between the copy
-    and the clean originals.
+    batch: ordered graphs; t (B,). A copy's bonds to its own block are noised among copies, those to earlier blocks
+    between the copy and the clean originals.
     """
     n, rank = batch.mask.shape[1], batch.given["rank"]
     fields = {k: batch.schema[k] for k in batch.state}
@@ -212,7 +212,6 @@ def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tenso
     logits = denoiser(state, site_times(fields, copy & mask, t), mask, given, order)
     i, j = rank[:, :, None], rank[:, None, :]
     within, to_earlier = logits["bond"][:, n:, n:], logits["bond"][:, n:, :n]
-    to_earlier = torch.where((i > j)[..., None], to_earlier, to_earlier.transpose(1, 2))
     bond_logits = torch.where((i == j)[..., None], within, to_earlier)
     total = torch.zeros((), device=rank.device)
     for k, predicted in (("atom", logits["atom"][:, n:]), ("bond", bond_logits)):

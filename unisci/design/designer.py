@@ -18,8 +18,8 @@ CPU_BYTES = 512 * 2**20  # on a CPU: larger batches leave the caches and gain no
 
 @dataclass(frozen=True)
 class Designer:
-    """model: a trained Pard; steps: network calls a block that its card's numbers were measured at; hash: of its weights;
-    card: what the weights say of themselves."""
+    """model: a trained Pard; steps: network calls a block that its card's numbers were measured at; hash: of its
+    weights; card: what the weights say of themselves."""
 
     model: Pard
     steps: int
@@ -36,8 +36,9 @@ class Designer:
     ) -> Samples:
         """n new molecules (samples 0 to n - 1 of the seed), or the samples `ids` again.
 
-        A sample depends on the weights, (seed, id) and steps alone, not on n or batch_size. steps: network calls a block;
-        batch_size: by default what memory suggests. Raises ValueError where n, seed, steps, ids or batch_size make no sense.
+        A sample depends on the weights, (seed, id) and steps alone, not on n or batch_size. steps: network calls a
+        block; batch_size: by default what memory suggests. Raises ValueError where n, seed, steps, ids or batch_size
+        make no sense.
         """
         return Samples.join(list(self.stream(n, seed, steps, ids, batch_size)))
 
@@ -90,7 +91,7 @@ class Designer:
 
 
 def check_ids(n: int | None, ids: Sequence[int] | None) -> Sequence[int]:
-    """The ids that (n, ids) ask for. Raises ValueError unless exactly one is given, n > 0 and the ids lie in [0, 2^32)."""
+    """The ids that (n, ids) ask for. Raises ValueError unless one of them is given, n > 0, and ids lie in [0, 2^32)."""
     if (n is None) == (ids is None):
         raise ValueError("say how many molecules (n) or which (ids), one of the two")
     if ids is None:

@@ -101,10 +101,10 @@ class Samples(Sequence[Molecule]):
     def score(
         self, function: Callable[[list[Chem.Mol]], Sequence[float]] | None = None, name: str = "score"
     ) -> "Samples":
-        """Add columns qed, logp, sa and mass (g/mol) by RDKit, or the column `name` by your function of the valid molecules.
+        """Add columns qed, logp, sa and mass (g/mol), or the column `name` by your function of the valid molecules.
 
-        Invalid samples get NaN. Raises ValueError where the function gives another number of values, or `name` is a column
-        that says what a sample is.
+        Invalid samples get NaN. Raises ValueError where the function gives another number of values, or `name` is a
+        column that says what a sample is.
         """
         if name in _OWN:
             raise ValueError(f"the column {name!r} says what a sample is and cannot hold a score: choose another name")

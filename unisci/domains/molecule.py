@@ -1,7 +1,7 @@
 """Molecules as heavy-atom graphs with kekulised bonds: SMILES and RDKit objects in, a Batch, and back.
 
-Hydrogens are implicit and stereochemistry is not kept. An atom class is an element with its formal charge, written "N" or
-"N+1". A Molecule always exists, valid or not: `reason` says why RDKit refuses it.
+Hydrogens are implicit; stereochemistry and isotopes are not kept. An atom class is an element with its formal charge,
+written "N" or "N+1". A Molecule always exists, valid or not: `reason` says why RDKit refuses it.
 """
 
 from collections import Counter
@@ -144,7 +144,7 @@ class Molecule:
 
     @staticmethod
     def batch(items: Sequence["Molecule"], classes: tuple[str, ...] | None = None, sites: int | None = None) -> Batch:
-        """Dense batch of fields "atom" (B, N) and "bond" (B, N, N); `classes` defaults to the classes present, sorted by count.
+        """Dense batch of fields "atom" (B, N) and "bond" (B, N, N); `classes`: by default those present, by count.
 
         Raises ValueError where an atom class is not in `classes`, or a molecule has more than `sites` atoms.
         """

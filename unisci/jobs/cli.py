@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from unisci.jobs.config import ConfigError, read_job
 
@@ -61,7 +61,7 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="A YAML job, such as configs/molecules_tiny.yaml.")],
 ) -> None:
-    """Train on SMILES and draw samples, as the YAML job says; change its keys by --key value, as in --training.steps 500.
+    """Train on SMILES and draw samples, as a YAML job says. Change its keys by --key value: --training.steps 500.
 
     A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
     """

@@ -28,7 +28,7 @@ class NetworkConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """Pard (arXiv 2402.03687): hops of the structural order (0 = one-shot), the noise, the denoiser and the head of block sizes."""
+    """Pard (arXiv 2402.03687): hops of the order (0 = one shot), the noise, the denoiser, the head of block sizes."""
 
     hops: int = Field(1, ge=0, le=8)
     noise: Literal["marginal", "absorbing", "uniform"] = "marginal"
@@ -39,8 +39,8 @@ class ModelConfig(Strict):
 
 
 class DataConfig(Strict):
-    """smiles: a .smi or .csv file, or "nci", the set that RDKit carries; every `hold_out`-th row is kept for validation (0 = none);
-    the job refuses to start where more than `max_rejected` of the rows cannot be held."""
+    """smiles: a .smi or .csv file, or an embedded set, "nci" or "qm9"; every `hold_out`-th row is kept for
+    validation (0 = none); the job refuses to start where more than `max_rejected` of the rows cannot be held."""
 
     smiles: str = "nci"
     column: str | None = None

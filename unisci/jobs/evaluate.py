@@ -15,10 +15,11 @@ from unisci.metrics.molecules import evaluate as measure
 
 
 def evaluate(samples: Path, against: str | None = None, fcd: bool = True, seed: int = 0) -> list[Metric]:
-    """Metrics of a run's folder, a samples.parquet, or a .smi or .csv file (one sample a line); see unisci.metrics.molecules.
+    """Metrics of a run's folder, a samples.parquet, or a .smi or .csv file (one sample a line); see
+    unisci.metrics.molecules.
 
-    against: an embedded set ("qm9", "nci") or a file; fcd: also the Fréchet ChemNet distance, which needs the extra "metrics".
-    Writes metrics.csv beside the samples where they are a run's folder.
+    against: an embedded set ("qm9", "nci") or a file; fcd: also the Fréchet ChemNet distance, which needs the extra
+    "metrics". Writes metrics.csv beside the samples where they are a run's folder.
     """
     smiles, reasons = _read(samples)
     known = reference(against) if against else None

@@ -1,4 +1,4 @@
-"""From configurations and data to models, and from models to weight files and back. The one place where names become classes."""
+"""From configurations to models, to weights files and back: the one place where names become classes."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ FORMAT = "unisci-weights-1"
 
 
 def build(config: ModelConfig, classes: tuple[str, ...], room: int, atom: Tensor, bond: Tensor, first: Tensor) -> Pard:
-    """An untrained Pard. atom (K,), bond (4,): frequencies of the classes; first: table of first blocks; room: most atoms."""
+    """An untrained Pard. atom (K,), bond (4,): class frequencies; first: table of first blocks; room: most atoms."""
     processes = {"atom": _process(config.noise, atom), "bond": _process(config.noise, bond)}
     states = processes["atom"].states, processes["bond"].states
     denoiser = GraphTransformer(_sizes(config.denoiser, states, len(classes), config.causal))
@@ -71,13 +71,15 @@ def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card:
     metadata = {"format": FORMAT, "spec": json.dumps(spec), "card": json.dumps(card)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(_sorted_header(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)))
+    temporary.write_bytes(
+        _sorted_header(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+    )
     temporary.rename(path)
 
 
 def _sorted_header(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: the library writes them as they come, so that the same weights would
-    have another hash each time."""
+    """A safetensors file with its header's keys in order: the library writes them as they come, so that the same
+    weights would have another hash each time."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

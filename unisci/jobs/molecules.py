@@ -33,7 +33,7 @@ class MoleculeData:
 
 
 def prepare(config: DataConfig, hops: int, folder: Path) -> MoleculeData:
-    """Parse the SMILES once into `folder`/data; later calls read that cache. Rows that cannot be held are listed in rejects.csv.
+    """Parse the SMILES once into `folder`; later calls read that cache. Rejected rows are listed in rejects.csv.
 
     Raises ConfigError where more than config.max_rejected of the rows are rejected, or fewer than two are left.
     """
@@ -51,8 +51,8 @@ def prepare(config: DataConfig, hops: int, folder: Path) -> MoleculeData:
     reasons = dict(Counter(reason for _, _, reason in rejects).most_common())
     if len(rejects) > config.max_rejected * rows or len(molecules) < 2:
         raise ConfigError(
-            f"{len(rejects)} of {rows} rows of {config.smiles} were rejected ({reasons}), more than data.max_rejected = "
-            f"{config.max_rejected:g} allows; see {folder / 'rejects.csv'}"
+            f"{len(rejects)} of {rows} rows of {config.smiles} were rejected ({reasons}), more than "
+            f"data.max_rejected = {config.max_rejected:g} allows; see {folder / 'rejects.csv'}"
         )
     batch = ordered(Molecule.batch(molecules), hops)
     held = torch.zeros(len(batch), dtype=torch.bool)

@@ -23,8 +23,9 @@ EMBEDDED = {
 
 
 def read_smiles(source: str, column: str | None = None) -> Iterator[tuple[int, str]]:
-    """(line number, SMILES) of a .smi file (first word of each line), a .csv file (`column`, else "smiles"), plain, .gz or .xz, or of an
-    embedded set by name. Raises ConfigError where the file or the column is missing, or the file is damaged."""
+    """(line number, SMILES) of a .smi file (first word of each line), a .csv file (`column`, else "smiles"), plain,
+    .gz or .xz, or of an embedded set by name. Raises ConfigError where the file or the column is missing, or the file
+    is damaged."""
     path = find_smiles(source)
     try:
         with _open(path) as file:
@@ -50,13 +51,13 @@ def find_smiles(source: str) -> Path:
 
 
 def reference(source: str) -> Reference:
-    """The set to compare with. Embedded QM9 is canonical already; anything else is read by RDKit, about 7,000 a second."""
+    """The set to compare with. Embedded QM9 is canonical already; RDKit reads anything else, about 7,000 a second."""
     smiles = [s for _, s in read_smiles(source)]
     return Reference(source, tuple(sorted(set(smiles)))) if source == "qm9" else Reference.from_smiles(source, smiles)
 
 
 def chemnet_statistics(source: str, found: Reference) -> Statistics:
-    """ChemNet's mean and covariance of a reference: shipped for qm9, else measured on at most `found.limit` molecules."""
+    """ChemNet's mean and covariance of a reference: shipped for qm9, else of about `found.limit` molecules."""
     path = SHIPPED / f"{source}-chemnet.npz"
     if path.is_file():
         return Statistics.load(path)

@@ -1,4 +1,4 @@
-"""Runs of generation into a folder: in parts that a kill cannot damage, by one process or several, resumed where they stopped.
+"""Runs of generation into a folder, in parts that a kill cannot damage, by one process or several, resumable.
 
 parts/part-<first position>.parquet   one row a sample, written under a temporary name, then renamed
 manifest.json                         what is run, by what, and how far it came
@@ -29,7 +29,7 @@ PART = 1000  # samples a part: what a kill can cost
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder of samples holds: weights by name and hash, the seed, the samples 0 to n - 1, network calls a block."""
+    """What a folder holds: samples 0 to n - 1 of a seed, from weights by name and hash, network calls a block."""
 
     weights: str
     hash: str
@@ -57,8 +57,9 @@ def generate(
 ) -> Iterator[int]:
     """Generate into `out`, yielding how many samples are done; a run found there is continued.
 
-    Every argument is checked before any compute: raises ConfigError where `out` holds something else, ValueError where a number
-    makes no sense. When it stops early, by an error or a closed iterator, the files are made from what is done.
+    Every argument is checked before any compute: raises ConfigError where `out` holds something else, ValueError
+    where a number makes no sense. When it stops early, by an error or a closed iterator, the files are made from what
+    is done.
     """
     designer = load(weights, device)
     check_ids(n, None)
@@ -170,7 +171,9 @@ def write_manifest(out: Path, run: Run, done: int, seconds: float) -> None:
 
 
 def finish(out: Path) -> None:
-    """Make samples.parquet, molecules.smi, molecules.sdf and molecules.png from the parts, a part at a time in memory."""
+    """Make samples.parquet, molecules.smi, molecules.sdf and molecules.png from the parts, a part at a time in
+    memory.
+    """
     parts = sorted((out / "parts").glob("part-*.parquet"))
     if not parts:
         return

@@ -14,7 +14,8 @@ NAN = (float("nan"), float("nan"))
 
 
 def proportion(successes: int, n: int, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval for successes / n (DOI 10.1080/01621459.1927.10502953), z standard errors wide, 95 % by default.
+    """Wilson's interval for successes / n (DOI 10.1080/01621459.1927.10502953), z standard errors wide, 95 % by
+    default.
 
     Unlike the bootstrap's it has a width where all samples succeed, or none.
     NaN for n = 0. Raises ValueError where successes lies outside 0..n.

@@ -4,11 +4,13 @@ Sites carry x (B, N, D), pairs carry e (B, N, N, C). A layer is
 
     x += attention(x; logits biased by e) + [sum_j e_ij, max(0, max_j e_ij)] W        sums tell the valence
     x += feed-forward(x)
-    e += W_2 silu(W_1 e_ij + u_i + u_j + W_p sum_k y1_ik y2_kj)               PPGN product (Maron et al., arXiv 1905.11136)
+    e += W_2 silu(W_1 e_ij + u_i + u_j + W_p sum_k y1_ik y2_kj)               PPGN product (Maron et al., arXiv
+    1905.11136)
 
-What i may see is given by an Order. Where sight is mutual the product runs over all k. Where it is not, k counts iff i sees k
-or j sees k: (M y1) y2 + (y1 - M y1)(M^T y2). A plain product would carry a later block into an earlier one from the second
-layer on. No normalisation looks across samples or sites, so a block's value does not depend on its batch or its padding.
+What i may see is given by an Order. Where sight is mutual the product runs over all k. Where it is not, k counts iff
+i sees k or j sees k: (M y1) y2 + (y1 - M y1)(M^T y2). A plain product would carry a later block into an earlier one
+from the second layer on. No normalisation looks across samples or sites, so a block's value does not depend on its
+batch or its padding.
 """
 
 from dataclasses import dataclass
@@ -45,7 +47,9 @@ class GraphTransformerConfig:
 
 
 class Past(NamedTuple):
-    """What a layer remembers of p finished sites: keys and values (B, H, p, D/H), u (B, p, 2C), y1 and y2 (B, p, p, P)."""
+    """What a layer remembers of p finished sites: keys and values (B, H, p, D/H), u (B, p, 2C), y1 and y2 (B, p, p,
+    P).
+    """
 
     k: Tensor
     v: Tensor
@@ -72,10 +76,10 @@ class Layer(nn.Module):
         if product:
             self.wp = nn.Linear(product, 2 * pair_width, bias=False)
 
-    def forward(
-        self, x: Tensor, e: Tensor, sees: Tensor, either: Tensor, causal: bool
-    ) -> tuple[Tensor, Tensor, Past]:
-        """sees (B, N, N) bool: i sees j; either: i sees j or j sees i. Returns x, e and what later sites need of these."""
+    def forward(self, x: Tensor, e: Tensor, sees: Tensor, either: Tensor, causal: bool) -> tuple[Tensor, Tensor, Past]:
+        """sees (B, N, N) bool: i sees j; either: i sees j or j sees i. Returns x, e and what later sites need of
+        these.
+        """
         g = self.norm_e(e)
         bias, h, y1, y2 = self._from_e(g)
         q, k, v = self._qkv(x)
@@ -90,7 +94,8 @@ class Layer(nn.Module):
     def extend(self, x: Tensor, rows: Tensor, columns: Tensor, past: Past) -> tuple[Tensor, Tensor, Tensor]:
         """The same for m new sites beside p finished ones, which the new see and which do not see the new.
 
-        x (B, m, D); rows (B, m, p + m, C): pairs from the new sites to all; columns (B, p, m, C): from the finished to the new.
+        x (B, m, D); rows (B, m, p + m, C): pairs from the new sites to all; columns (B, p, m, C): from the finished
+        sites to the new.
         """
         p = columns.shape[1]
         g = self.norm_e(rows)
@@ -118,7 +123,9 @@ class Layer(nn.Module):
         return self.qkv(self.norm_x(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
 
     def _sites(self, x: Tensor, attended: Tensor, seen: Tensor) -> Tensor:
-        """x after attention (B, H, N, D/H), the sums and maxima of the pair states it sees, and the feed-forward map."""
+        """x after attention (B, H, N, D/H), the sums and maxima of the pair states it sees, and the feed-forward
+        map.
+        """
         # Unseen entries are 0 here: a 0 that always counts makes the maximum free of how many there are.
         pooled = torch.cat([seen.sum(2) / 4, seen.amax(2).clamp(min=0)], -1)
         x = x + self.out(attended.transpose(1, 2).reshape(x.shape)) + self.valence(pooled)
@@ -138,8 +145,9 @@ def edge_product(y1: Tensor, y2: Tensor, sees: Tensor, causal: bool) -> Tensor:
 class GraphTrunk(nn.Module):
     """Embeds a noised graph and runs the layers: state, t, mask, given, order -> x (B, N, D), e (B, N, N, C).
 
-    state: "atom" (B, N) and "bond" (B, N, N) indices; t: a time per site and per pair, 0 where clean; given: "degree" (B, N), each
-    site's degree within its own and earlier blocks; order: rank (B, N), and which sites are noised copies.
+    state: "atom" (B, N) and "bond" (B, N, N) indices; t: a time per site and per pair, 0 where clean; given: "degree"
+    (B, N), each site's degree within its own and earlier blocks; order: rank (B, N), and which sites are noised
+    copies.
     """
 
     def __init__(self, config: GraphTransformerConfig):
@@ -178,7 +186,8 @@ class GraphTrunk(nn.Module):
     def extend(
         self, state: dict[str, Tensor], t: dict[str, Tensor], given: dict[str, Tensor], order: Order, past: list[Past]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, m, D), rows (B, m, p + m, C), columns (B, p, m, C) of the last m sites, one block, after p remembered ones.
+        """x (B, m, D), rows (B, m, p + m, C), columns (B, p, m, C) of the last m sites, one block, after p remembered
+        ones.
 
         All p + m sites exist; the inputs are as of `forward`.
         """
@@ -209,8 +218,8 @@ class GraphTrunk(nn.Module):
 class GraphTransformer(nn.Module):
     """Logits of the clean atoms and bonds of a noised graph; satisfies the Network protocol. Inputs as of GraphTrunk.
 
-    Returns {"atom": (B, N, site_classes), "bond": (B, N, N, pair_classes), symmetric}. With a cache of the finished sites only the
-    last block is computed; the logits of finished sites, which nobody asks for, are then 0.
+    Returns {"atom": (B, N, site_classes), "bond": (B, N, N, pair_classes), symmetric}. With a cache of the finished
+    sites only the last block is computed; the logits of finished sites, which nobody asks for, are then 0.
     """
 
     def __init__(self, config: GraphTransformerConfig):
@@ -244,12 +253,12 @@ class GraphTransformer(nn.Module):
         bond[:, :p, p:] = bond[:, p:, :p].transpose(1, 2)
         return {"atom": atom, "bond": bond}
 
-    def remember(
-        self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order
-    ) -> list[Past]:
+    def remember(self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order) -> list[Past]:
         """The cache of finished, clean sites, for a network of causal sight. Raises ValueError for any other."""
         if not self.trunk.config.causal:
-            raise ValueError("only a network of causal sight can be cached: finished sites of this one see later blocks")
+            raise ValueError(
+                "only a network of causal sight can be cached: finished sites of this one see later blocks"
+            )
         return self.trunk(state, _clean(state), mask, given, order)[2]
 
 

@@ -1,11 +1,11 @@
-"""Discrete diffusion by one kernel (D3PM, Austin et al., arXiv 2107.03006; Pard, arXiv 2402.03687; RADD, arXiv 2406.03736;
-VQ-Diffusion, arXiv 2111.14822).
+"""Discrete diffusion by one kernel (D3PM, Austin et al., arXiv 2107.03006; Pard, arXiv 2402.03687; RADD, arXiv
+2406.03736; VQ-Diffusion, arXiv 2111.14822).
 
     q(x_t | x_0) = a(t) e_{x_0} + b(t) m + gamma(t) e_mask,     a + b + gamma = 1
 
-m is a distribution over the K clean classes; class K, present where gamma is not zero, is the mask, which is never left on
-the way to noise. Absorbing: b = 0. Uniform: gamma = 0, m = 1/K. Marginal: gamma = 0, m = the frequencies of the data.
-Mask-and-replace: both. The kernels compose: a_t = a_s a_ts and 1 - gamma_t = (1 - gamma_s)(1 - gamma_ts).
+m is a distribution over the K clean classes; class K, present where gamma is not zero, is the mask, which is never
+left on the way to noise. Absorbing: b = 0. Uniform: gamma = 0, m = 1/K. Marginal: gamma = 0, m = the frequencies of
+the data. Mask-and-replace: both. The kernels compose: a_t = a_s a_ts and 1 - gamma_t = (1 - gamma_s)(1 - gamma_ts).
 """
 
 import copy
@@ -24,7 +24,9 @@ Schedule = Callable[[Tensor], Tensor]
 
 
 def cosine_keep(t: Tensor) -> Tensor:
-    """cos((t + c) / (1 + c) pi/2) over its value at 0, c = .008: exactly 1 at t = 0 and 0 at t = 1 (Pard's schedule)."""
+    """cos((t + c) / (1 + c) pi/2) over its value at 0, c = .008: exactly 1 at t = 0 and 0 at t = 1 (Pard's
+    schedule).
+    """
     c = 0.008
     keep = torch.cos((t + c) / (1 + c) * (math.pi / 2)) / math.cos(c / (1 + c) * (math.pi / 2))
     return torch.where(t <= 0, 1.0, torch.where(t >= 1, 0.0, keep.clamp(0, 1)))
@@ -137,7 +139,9 @@ class Categorical:
         return p / p.sum(-1, keepdim=True)
 
     def logits(self, logits: Tensor, x_t: Tensor) -> Tensor:
-        """Logits of the clean class with what x_t already proves put in: without replacement, an unmasked site is clean."""
+        """Logits of the clean class with what x_t already proves put in: without replacement, an unmasked site is
+        clean.
+        """
         if not self.pins:
             return logits
         certain = self._onehot(x_t, logits)[..., : self.classes]

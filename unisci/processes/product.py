@@ -13,7 +13,9 @@ from unisci.state import Time, pick
 
 @dataclass(frozen=True)
 class Product:
-    """processes: one for each field to generate; schema: their layout; separate: draw a time for each field on its own."""
+    """processes: one for each field to generate; schema: their layout; separate: draw a time for each field on its
+    own.
+    """
 
     processes: dict[str, Process]
     schema: Schema

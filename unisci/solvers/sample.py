@@ -13,7 +13,8 @@ from unisci.state import State, Time, pick
 class Denoise(Protocol):
     """All that a solver or a guidance term sees: E[clean | x_t], or logits over the clean classes of a discrete field.
 
-    `process` is the process of a bare state, or one process per field; `schema` the layout of the fields, None for a bare state.
+    `process` is the process of a bare state, or one process per field; `schema` the layout of the fields, None for a
+    bare state.
     """
 
     process: Process | dict[str, Process]
@@ -71,7 +72,9 @@ class Together:
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
         if x.keys() != self.solvers.keys():
-            raise ValueError(f"Together has solvers for {sorted(self.solvers)}, the state has {sorted(x)}: one for each")
+            raise ValueError(
+                f"Together has solvers for {sorted(self.solvers)}, the state has {sorted(x)}: one for each"
+            )
         clean = denoise(x, t)
         memory = memory or {}
         out = {

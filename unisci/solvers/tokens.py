@@ -31,8 +31,9 @@ class Ancestral:
 class TauLeaping:
     """Jumps at the rates of time t, held over the step (Campbell et al., arXiv 2205.14987); at most one jump a site.
 
-    The rate of x_t -> k is sum_{x_0} f(x_0) q_t(k | x_0) / q_t(x_t | x_0) times the forward rate of k -> x_t, whose integral from s
-    to t is taken exactly. One call a step, first order; at s = 0 a draw from f, so that no noise is left.
+    The rate of x_t -> k is sum_{x_0} f(x_0) q_t(k | x_0) / q_t(x_t | x_0) times the forward rate of k -> x_t, whose
+    integral from s to t is taken exactly. One call a step, first order; at s = 0 a draw from f, so that no noise is
+    left.
     """
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng) -> tuple[State, None]:

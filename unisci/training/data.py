@@ -1,4 +1,6 @@
-"""Training data: collated once into a file of tensors, then dealt out in a reproducible order without per-item Python."""
+"""Training data: collated once into a file of tensors, then dealt out in a reproducible order without per-item
+Python.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -52,11 +54,12 @@ def batches(
     share: tuple[int, int] = (0, 1),
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Batches of `size` samples without end, from number `start` on; number k depends on (data, size, seed, k, share) alone.
+    """Batches of `size` samples without end, from number `start` on; number k depends on (data, size, seed, k, share)
+    alone.
 
-    Each epoch is a fresh permutation. prepare(batch, rng) makes the training examples; they are sorted by their number of
-    sites, cut into batches of like size, trimmed, and dealt in random order. share = (i, n): every n-th sample from i on. Raises
-    ValueError where there are no samples.
+    Each epoch is a fresh permutation. prepare(batch, rng) makes the training examples; they are sorted by their
+    number of sites, cut into batches of like size, trimmed, and dealt in random order. share = (i, n): every n-th
+    sample from i on. Raises ValueError where there are no samples.
     """
     if not len(data):
         raise ValueError("there are no samples to deal out")
@@ -78,7 +81,7 @@ def batches(
                 need, position = need - len(piece), position + len(piece)
         rows = torch.cat(rows)[share[0] :: share[1]]
         part = widen(data[rows].to(device))
-        part = prepare(part, Rng(seed, part.ids.to(device)).at(group))
+        part = prepare(part, Rng(seed, part.ids.to(device)).at(0).at(group))
         parts = part.sites.argsort(stable=True).split(size)
         generator = torch.Generator().manual_seed(mix(mix(seed, 1), group) >> 1)
         dealt = torch.randperm(len(parts), generator=generator).tolist()

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Ema:
-    """`model` holds the average: decay of min(decay, (step + 1) / (step + 10)), so that the first steps do not linger."""
+    """`model` holds the average; its decay min(decay, (step + 1) / (step + 10)) lets the first steps fade soon."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.model, self.decay = copy.deepcopy(model).eval().requires_grad_(False), decay

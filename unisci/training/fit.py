@@ -26,8 +26,8 @@ from unisci.training.ema import Ema
 
 @dataclass(frozen=True)
 class FitConfig:
-    """steps: optimiser steps; batch_size: samples a backward pass and device; accumulate: backward passes a step; lr falls on a
-    cosine from its peak after `warmup` steps to `final` of it. Periods are in steps, 0 = never."""
+    """steps: optimiser steps; batch_size: samples a backward pass and device; accumulate: backward passes a step; lr
+    falls on a cosine from its peak after `warmup` steps to `final` of it. Periods are in steps, 0 = never."""
 
     steps: int
     batch_size: int = 64
@@ -79,8 +79,9 @@ def fit(
 ) -> nn.Module:
     """Train `model`, whose `loss(batch, rng)` is a scalar, on the model's device; returns the averaged weights' model.
 
-    folder: where checkpoints and log.csv go; a run found there is resumed. validate(ema_model) -> numbers to log. Under torchrun
-    each process takes its share of the data and process 0 writes. Raises FloatingPointError where the loss is not finite.
+    folder: where checkpoints and log.csv go; a run found there is resumed. validate(ema_model) -> numbers to log.
+    Under torchrun each process takes its share of the data and process 0 writes. Raises FloatingPointError where the
+    loss is not finite.
     """
     share = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(model.parameters()).device
@@ -101,21 +102,21 @@ def fit(
         loss = _step(objective, optimiser, stream, config, step, share)
         ema.update(model, step)
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            value = float(loss)
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} at step {done}: lower lr ({config.lr}) or look at the data"
-                )
+        saves = (config.checkpoint_every and done % config.checkpoint_every == 0) or done == config.steps
+        logs = done % config.log_every == 0 or done == config.steps
+        if (saves or logs) and not math.isfinite(float(loss)):
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {done}: lower lr ({config.lr}) or look at the data"
+            )
+        if logs:
             speed = (done - first) * config.batch_size * config.accumulate * share[1] / (time.perf_counter() - began)
-            log.write(step=done, loss=value, lr=config.rate(step), samples_per_second=speed)
-            bar.set_postfix_str(f"loss {value:.3f}, {speed:.0f} samples/s")
+            log.write(step=done, loss=float(loss), lr=config.rate(step), samples_per_second=speed)
+            bar.set_postfix_str(f"loss {float(loss):.3f}, {speed:.0f} samples/s")
         if validate is not None and config.validate_every and done % config.validate_every == 0 and share[0] == 0:
             numbers = validate(ema.model)
             log.write(step=done, **numbers)
             bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
-        due = config.checkpoint_every and done % config.checkpoint_every == 0
-        if folder is not None and share[0] == 0 and (due or done == config.steps):
+        if saves and folder is not None and share[0] == 0:
             save_checkpoint(folder, done, _capture(model, ema, optimiser, done), config.keep)
     return ema.model
 
@@ -135,7 +136,7 @@ def _step(
     total = torch.zeros((), device=next(objective.parameters()).device)
     for part in range(config.accumulate):
         batch = next(stream)
-        rng = Rng(config.seed, batch.ids).at(step * config.accumulate + part)
+        rng = Rng(config.seed, batch.ids).at(1).at(step * config.accumulate + part)
         with torch.autocast(batch.mask.device.type, torch.bfloat16, enabled=batch.mask.is_cuda):
             loss = objective(batch, rng) / config.accumulate
         loss.backward()
@@ -155,6 +156,8 @@ def _capture(model: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer, step:
 
 
 def _restore(state: dict, model: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer) -> int:
+    if state.keys() != {"step", "model", "ema", "optimiser"}:
+        raise ValueError(f"a checkpoint with the entries {sorted(state)} is not one of this training loop: delete it")
     model.load_state_dict(state["model"])
     ema.model.load_state_dict(state["ema"])
     optimiser.load_state_dict(state["optimiser"])
@@ -168,7 +171,8 @@ class _Log:
         self.path = path
         if path is None:
             return
-        rows = [r for r in csv.reader(path.open()) if r[0] != "step" and int(r[0]) <= first] if path.exists() else []
+        rows = list(csv.reader(path.open())) if path.exists() else []
+        rows = [r for r in rows if len(r) == 3 and r[0].isdigit() and int(r[0]) <= first]  # a kill may cut the last row
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([["step", "name", "value"], *rows])
