@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 
 def execute(path: Path) -> None:
-    """Run one notebook in an empty folder and write it back with its results; where a cell fails, nothing is written."""
+    """Run one notebook in an empty folder and write it back with its results; if a cell fails, nothing is written."""
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def whole(weights, tmp_path_factory) -> Path:
         patch.setattr(runs, "PART", 5)
         assert list(generate(weights, N, out)) == [0, 5, 10, 15, 17]
     return out
+
+
+def killed_at_the_second_part(task) -> int:
+    """What a worker does in place of its work; it must be found by name in another process."""
+    if task[1][0] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return WORK(task)
+
+
+WORK = runs._work
 
 
 def manifest(out: Path) -> dict:
@@ -258,6 +269,19 @@ def test_the_columns_have_the_same_types_whatever_they_hold(whole, weights, tmp_
     list(generate(weights, 2, tmp_path / "out", seed=seed))
     schemas = [pq.read_schema(folder / "samples.parquet").remove_metadata() for folder in (whole, tmp_path / "out")]
     assert schemas[0] == schemas[1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_stops_the_run_with_a_word(whole, weights, tmp_path, monkeypatch):
+    """As the kernel does where memory ends; the run must neither hang nor lose what is done."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_work", killed_at_the_second_part)
+        with pytest.raises(OSError, match=r"a worker process was killed.*fewer workers.*of 17 samples"):
+            list(generate(weights, N, out, workers=2))
+    assert manifest(out)["complete"] is False
+    assert list(generate(weights, N, out, workers=2))[-1] == N
+    assert_same_samples(out, whole)
 
 
 # ---- a full disk ----------------------------------------------------------------------------------

@@ -9,8 +9,11 @@ import contextlib
 import json
 import multiprocessing
 import platform
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,8 +106,14 @@ def _sizes(designer: Designer, tasks: list[Task], workers: int, device: str) -> 
         return
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(tasks)), _start_worker, (tasks[0][0].weights, device, threads)) as pool:
-        yield from pool.imap_unordered(_work, tasks)
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (tasks[0][0].weights, device, threads))
+    try:
+        for made in as_completed([pool.submit(_work, task) for task in tasks]):
+            yield made.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError("a worker process was killed, as for want of memory: use fewer workers;") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _open_folder(out: Path, run: Run) -> None:
@@ -147,6 +156,7 @@ _WORKER: list[Designer] = []  # the designer of a worker process, loaded once
 
 
 def _start_worker(weights: str, device: str, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word; its part is made again
     torch.set_num_threads(threads)
     _WORKER.append(load(weights, device))
 
