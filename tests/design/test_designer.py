@@ -17,9 +17,9 @@ def sizes(monkeypatch) -> list[int]:
     """The batch sizes that the model is asked for, as they come."""
     asked, generate = [], Pard.generate
 
-    def spy(self, rng, steps=20, *rest):
+    def spy(self, rng, steps=20, **rest):
         asked.append(len(rng.ids))
-        return generate(self, rng, steps, *rest)
+        return generate(self, rng, steps, **rest)
 
     monkeypatch.setattr(Pard, "generate", spy)
     return asked
@@ -96,11 +96,11 @@ def test_moving_to_the_same_device_keeps_the_designer(designer, drawn):
 def out_of_memory_above(monkeypatch, limit: int, error: Exception) -> list[int]:
     asked, generate = [], Pard.generate
 
-    def limited(self, rng, steps=20, *rest):
+    def limited(self, rng, steps=20, **rest):
         asked.append(len(rng.ids))
         if len(rng.ids) > limit:
             raise error
-        return generate(self, rng, steps, *rest)
+        return generate(self, rng, steps, **rest)
 
     monkeypatch.setattr(Pard, "generate", limited)
     return asked

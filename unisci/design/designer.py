@@ -1,8 +1,9 @@
 """Designer: a trained generator of molecules behind one call."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -49,24 +50,28 @@ class Designer:
         steps: int | None = None,
         ids: Sequence[int] | None = None,
         batch_size: int | None = None,
+        on_done: Callable[[int], None] | None = None,
     ) -> Iterator[Samples]:
-        """The same, batch by batch, so that memory does not grow with n."""
+        """The same, batch by batch, so that memory does not grow with n. on_done(k) is told how many are finished."""
         ids = check_ids(n, ids)
         steps = self.steps if steps is None else steps
         for name, value in (("steps", steps), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         Rng(seed, torch.zeros(0))  # refuses a bad seed before any compute
-        return self._stream(ids, seed, steps, batch_size or self.batch_size())
+        return self._stream(ids, seed, steps, batch_size or self.batch_size(), on_done or (lambda done: None))
 
-    def _stream(self, ids: Sequence[int], seed: int, steps: int, size: int) -> Iterator[Samples]:
+    def _stream(
+        self, ids: Sequence[int], seed: int, steps: int, size: int, on_done: Callable[[int], None]
+    ) -> Iterator[Samples]:
         done = 0
         while done < len(ids):
             part = ids[done : done + size]
             began = time.perf_counter()
             try:
                 keys = torch.tensor(part, dtype=torch.long, device=self.model.first.device)
-                molecules = Molecule.unbatch(self.model.generate(Rng(seed, keys), steps))
+                finished = partial(_tell, on_done, done + len(part))
+                molecules = Molecule.unbatch(self.model.generate(Rng(seed, keys), steps, on_block=finished))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error) or size == 1:
                     raise
@@ -102,6 +107,10 @@ def check_ids(n: int | None, ids: Sequence[int] | None) -> Sequence[int]:
     if not ids or min(ids) < 0 or max(ids) >= 2**32:
         raise ValueError("ids must be a non-empty sequence of integers from 0 to 2^32 - 1")
     return ids
+
+
+def _tell(on_done: Callable[[int], None], begun: int, block: int, growing: torch.Tensor) -> None:
+    on_done(begun - len(growing))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -45,13 +45,9 @@ def generate(
     """
     from unisci.jobs.runs import generate as run
 
-    with _interruptible():
-        progress = run(weights, n, out, seed, steps, batch_size, workers, device)
-        done = next(progress)
-        with tqdm(total=n, initial=done, unit="molecule") as bar:
-            for now in progress:
-                bar.update(now - done)
-                done = now
+    with _interruptible(), tqdm(total=n, unit=" molecules", disable=None) as bar:
+        for _ in run(weights, n, out, seed, steps, batch_size, workers, device, lambda done: bar.update(done - bar.n)):
+            pass
     names = ("samples.parquet", "molecules.smi", "molecules.sdf", "molecules.png", "manifest.json")
     typer.echo(f"{n} samples in {out}: {', '.join(name for name in names if (out / name).is_file())}")
 

@@ -11,7 +11,7 @@ import multiprocessing
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ PART = 1000  # samples a part: what a kill can cost
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder holds: samples 0 to n - 1 of a seed, from weights by name and hash, network calls a block."""
+    """What a folder holds: samples 0 to n - 1 of a seed, by weights of a name and hash, at so many calls a block."""
 
     weights: str
     hash: str
@@ -40,8 +40,11 @@ class Run:
     seed: int
     steps: int
 
+    part: int
+
 
 Task = tuple[Run, tuple[int, int], Path, int | None]  # run, part, folder, batch size
+Told = Callable[[int], None]
 
 
 class OutputFull(OSError):
@@ -57,8 +60,11 @@ def generate(
     batch_size: int | None = None,
     workers: int = 1,
     device: str = "cpu",
+    on_done: Told = lambda done: None,
 ) -> Iterator[int]:
-    """Generate into `out`, yielding how many samples are done; a run found there is continued.
+    """Generate into `out`, yielding how many samples are on disk; a run found there is continued.
+
+    on_done(k) is told as samples finish, before they are on disk (by one process; several tell part by part).
 
     Every argument is checked before any compute: raises ConfigError where `out` holds something else, ValueError
     where a number makes no sense. When it stops early, by an error or a closed iterator, the files are made from what
@@ -71,21 +77,23 @@ def generate(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed}")
-    run = Run(weights, designer.hash, n, seed, steps or designer.steps)
+    run = Run(weights, designer.hash, n, seed, steps or designer.steps, PART)
     _open_folder(out, run)
-    return _generate(designer, run, out, batch_size, workers, device)
+    return _generate(designer, run, out, batch_size, workers, device, on_done)
 
 
 def _generate(
-    designer: Designer, run: Run, out: Path, batch_size: int | None, workers: int, device: str
+    designer: Designer, run: Run, out: Path, batch_size: int | None, workers: int, device: str, on_done: Told
 ) -> Iterator[int]:
-    parts = [(k, min(k + PART, run.n)) for k in range(0, run.n, PART)]
+    parts = [(k, min(k + run.part, run.n)) for k in range(0, run.n, run.part)]
     todo = [p for p in parts if not _part_path(out, p).exists()]
     done, began = run.n - sum(b - a for a, b in todo), time.perf_counter()
     yield done
     try:
-        for size in _sizes(designer, [(run, p, out, batch_size) for p in todo], workers, device):
+        told = lambda finished: on_done(done + finished)
+        for size in _sizes(designer, [(run, p, out, batch_size) for p in todo], workers, device, told):
             done += size
+            on_done(done)
             write_manifest(out, run, done, time.perf_counter() - began)
             yield done
         finish(out)
@@ -99,10 +107,10 @@ def _generate(
         raise OutputFull(error.errno, message) from error
 
 
-def _sizes(designer: Designer, tasks: list[Task], workers: int, device: str) -> Iterator[int]:
+def _sizes(designer: Designer, tasks: list[Task], workers: int, device: str, told: Told) -> Iterator[int]:
     """Make the parts, here or in worker processes, and yield the size of each as it is done."""
     if workers == 1 or len(tasks) < 2:
-        yield from (_make_part(designer, *task) for task in tasks)
+        yield from (_make_part(designer, *task, told) for task in tasks)
         return
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
@@ -139,8 +147,10 @@ def _part_path(out: Path, part: tuple[int, int]) -> Path:
     return out / "parts" / f"part-{part[0]:010d}.parquet"
 
 
-def _make_part(designer: Designer, run: Run, part: tuple[int, int], out: Path, batch_size: int | None) -> int:
-    samples = designer.generate(None, run.seed, run.steps, range(*part), batch_size)
+def _make_part(
+    designer: Designer, run: Run, part: tuple[int, int], out: Path, batch_size: int | None, told: Told | None = None
+) -> int:
+    samples = Samples.join(list(designer.stream(None, run.seed, run.steps, range(*part), batch_size, told)))
     path = _part_path(out, part)
     temporary = path.with_suffix(".tmp")
     try:
