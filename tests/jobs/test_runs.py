@@ -93,7 +93,8 @@ def test_the_files_agree_with_each_other(whole, weights):
     graphs = [Molecule.from_text(a, b) for a, b in zip(table["atoms"], table["bonds"], strict=True)]
     assert [m.smiles for m in graphs] == table["smiles"].tolist()
     designer = load(weights)
-    assert manifest(whole)["run"] == {"weights": weights, "hash": designer.hash, "n": N, "seed": 0, "steps": STEPS, "part": 5}
+    asked = {"weights": weights, "hash": designer.hash, "n": N, "seed": 0, "steps": STEPS, "part": 5}
+    assert manifest(whole)["run"] == asked
     assert manifest(whole)["done"] == N and manifest(whole)["complete"] is True
     assert set(table["model"]) == {designer.hash}
 
