@@ -9,15 +9,12 @@ samples would score.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from unisci.jobs.models import load
+from unisci.jobs.models import load, with_card
 from unisci.jobs.references import chemnet_statistics, read_smiles, reference
 from unisci.metrics.intervals import proportion
 from unisci.metrics.metric import Metric
@@ -103,9 +100,7 @@ def main() -> None:
     }
     a.folder.mkdir(parents=True, exist_ok=True)
     target = a.folder / f"{a.name}.safetensors"
-    with safe_open(a.model, "pt") as file:
-        metadata = file.metadata() | {"card": json.dumps(card)}
-        save_file({k: file.get_tensor(k) for k in file.keys()}, target, metadata)  # noqa: SIM118
+    with_card(a.model, target, card)
     training, data, model = card["training"], card["data"], designer.model
     statistics = chemnet_statistics(a.reference, reference(a.reference))
     facts = {

@@ -1,6 +1,6 @@
 """How many SMILES of a file survive SMILES -> Molecule -> Batch -> Molecule -> SMILES, and why the others do not.
 
-    python benchmarks/round_trip.py qm9 [--limit 100000] [--every 1]
+python benchmarks/round_trip.py qm9 [--limit 100000] [--every 1]
 """
 
 import argparse

@@ -121,6 +121,23 @@ def test_a_truncated_file_is_refused(weights, tmp_path, share):
     refused(path, "damaged")
 
 
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_a_flipped_bit_is_refused(weights, tmp_path, share):
+    data = bytearray(find_weights(weights).read_bytes())
+    data[int(share * len(data))] ^= 1
+    path = tmp_path / "flipped.safetensors"
+    path.write_bytes(data)
+    refused(path, "damaged")
+
+
+def test_a_copy_with_another_card_is_the_same_model(weights, tmp_path):
+    models.with_card(find_weights(weights), tmp_path / "copy.safetensors", {"summary": "new"})
+    copy = load(str(tmp_path / "copy.safetensors"))
+    assert copy.card == {"summary": "new"}
+    for key, value in load(weights).model.state_dict().items():
+        assert torch.equal(value, copy.model.state_dict()[key])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_bytes_are_refused(tmp_path, seed):
     path = tmp_path / "noise.safetensors"
@@ -144,7 +161,7 @@ def test_foreign_safetensors_are_refused(tmp_path):
 def test_another_format_version_is_refused(weights, tmp_path):
     tensors, metadata = contents(weights)
     path = tmp_path / "future.safetensors"
-    save_file(tensors, path, metadata | {"format": "unisci-weights-99"})
+    models._write(path, tensors, metadata | {"format": "unisci-weights-99"})
     refused(path, "unisci-weights-99", models.FORMAT)
 
 
@@ -153,10 +170,10 @@ def test_a_header_that_promises_other_tensors_is_refused(weights, tmp_path):
     spec = json.loads(metadata["spec"])
     path = tmp_path / "promise.safetensors"
     spec["model"]["denoiser"]["width"] = 32
-    save_file(tensors, path, metadata | {"spec": json.dumps(spec)})
+    models._write(path, tensors, metadata | {"spec": json.dumps(spec)})
     refused(path, "header promises")
     spec["model"]["denoiser"]["width"], spec["classes"] = 16, ["C", "O"]
-    save_file(tensors, path, metadata | {"spec": json.dumps(spec)})
+    models._write(path, tensors, metadata | {"spec": json.dumps(spec)})
     refused(path, "header promises")
 
 
@@ -166,7 +183,7 @@ def test_missing_tensors_are_refused(weights, tmp_path, name):
     gone = next(k for k in tensors if k.startswith(name))
     del tensors[gone]
     path = tmp_path / "missing.safetensors"
-    save_file(tensors, path, metadata)
+    models._write(path, tensors, metadata)
     refused(path, gone)
 
 
@@ -174,7 +191,7 @@ def test_missing_tensors_are_refused(weights, tmp_path, name):
 def test_a_damaged_header_is_refused(weights, tmp_path, change):
     tensors, metadata = contents(weights)
     path = tmp_path / "header.safetensors"
-    save_file(tensors, path, metadata | change)
+    models._write(path, tensors, metadata | change)
     refused(path)
 
 
@@ -183,7 +200,7 @@ def test_a_header_without_its_parts_is_refused(weights, tmp_path, gone):
     tensors, metadata = contents(weights)
     del metadata[gone]
     path = tmp_path / "header.safetensors"
-    save_file(tensors, path, metadata)
+    models._write(path, tensors, metadata)
     refused(path)
 
 

@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
 
@@ -69,21 +70,47 @@ def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card:
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
     tensors |= {"first": model.first} | {f"frequency.{k}": p.m for k, p in product.processes.items()}
     metadata = {"format": FORMAT, "spec": json.dumps(spec), "card": json.dumps(card)}
+    _write(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+
+
+def with_card(source: Path, target: Path, card: dict) -> None:
+    """Copy a weights file with another card."""
+    metadata, tensors = _read(source)
+    _write(target, tensors, metadata | {"card": json.dumps(card)})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write atomically, the header's keys in order and with the hash of what follows it.
+
+    The library writes keys as they come, so that the same weights would have another file hash each time.
+    """
+    data = save(tensors, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"]["sha256"] = hashlib.sha256(data[end:]).hexdigest()
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(
-        _sorted_header(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
-    )
+    temporary.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
     temporary.rename(path)
 
 
-def _sorted_header(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: the library writes them as they come, so that the same
-    weights would have another hash each time."""
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a weights file. Raises ValueError where it is damaged, foreign or of another version."""
+    try:
+        data = path.read_bytes()
+        tensors = load_tensors(data)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a weights file: {error}") from error
     end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[end:]
+    metadata = json.loads(data[8:end]).get("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "no format mark")
+        raise ValueError(f"{path} has {found}, this version reads {FORMAT}: use weights written by `unisci train`")
+    if metadata.get("sha256") != hashlib.sha256(data[end:]).hexdigest():
+        raise ValueError(f"{path} is damaged: its numbers are not those that were written; get the file again")
+    return metadata, tensors
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Designer:
@@ -93,15 +120,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Designer:
     format version.
     """
     path = find_weights(name)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a weights file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "no format mark")
-        raise ValueError(f"{path} has {found}, this version reads {FORMAT}: use weights written by `unisci train`")
+    metadata, tensors = _read(path)
     try:
         spec, card = json.loads(metadata["spec"]), json.loads(metadata["card"])
         config = ModelConfig.model_validate(spec["model"])
