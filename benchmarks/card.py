@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--reference", default="qm9")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--other-steps", type=int, nargs="*", default=[10, 40])
+    parser.add_argument("--other-steps", type=int, nargs="*", default=[8, 20])
     parser.add_argument("--hold-out", type=int, default=25)
     parser.add_argument("--folder", type=Path, default=Path("unisci/weights"))
     a = parser.parse_args()

@@ -9,7 +9,7 @@ from unisci.batch import Field
 from unisci.processes.categorical import Categorical, absorbing, mask_and_replace, uniform
 from unisci.rng import Rng
 from unisci.solvers.sample import sample
-from unisci.solvers.tokens import Ancestral, TauLeaping, jump_hazard
+from unisci.solvers.tokens import Ancestral, TauLeaping, jump_hazard, token_grid
 
 V, D = 3, 3
 KERNELS = {"absorbing": absorbing, "uniform": uniform, "mask and replace": mask_and_replace}
@@ -202,3 +202,14 @@ def test_fields_draw_by_name_and_pairs_stay_symmetric(solver):
     alone = solver.step(Flat(), {k: v[3:4] for k, v in x.items()}, one, zero, None, rng[[3]])[0]
     whole = solver.step(Flat(), x, one, zero, None, rng)[0]
     assert all(torch.equal(alone[k][0], whole[k][3]) for k in x)
+
+
+def test_the_token_grid_falls_from_one_to_zero_and_crowds_there():
+    uniform, crowded = token_grid(10, 1.0), token_grid(10)
+    for grid in (uniform, crowded):
+        assert len(grid) == 11 and grid[0] == 1 and grid[-1] == 0 and bool((grid.diff() < 0).all())
+    assert torch.allclose(uniform, torch.linspace(1, 0, 11))
+    assert torch.allclose(crowded, uniform**3.5) and bool((crowded[1:-1] < uniform[1:-1]).all())
+    for n, power in ((0, 1.0), (5, 0.0)):
+        with pytest.raises(ValueError, match="n >= 1 steps and a power > 0"):
+            token_grid(n, power)

@@ -26,7 +26,7 @@ from unisci.order import Order, structural_order
 from unisci.processes.product import Product, site_times
 from unisci.rng import Rng
 from unisci.solvers.sample import Solver
-from unisci.solvers.tokens import Ancestral
+from unisci.solvers.tokens import Ancestral, token_grid
 
 BLOCK_FIELDS: Schema = {
     "rank": Field("site"),
@@ -168,12 +168,14 @@ class Pard(nn.Module):
     def generate(
         self,
         rng: Rng,
-        steps: int = 20,
+        steps: int = 12,
+        power: float = 3.5,
         solver: Solver | None = None,
         cache: bool = True,
         on_block: Callable[[int, Tensor], None] | None = None,
     ) -> Batch:
-        """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named.
+        """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named,
+        on the times of token_grid(steps, power).
 
         cache: remember finished blocks, where the network's sight is causal; the same up to rounding, and faster.
         """
@@ -182,7 +184,7 @@ class Pard(nn.Module):
         state = {"atom": zeros, "bond": torch.zeros(b, n, n, dtype=torch.long, device=device)}
         schema = self.denoiser.product.schema
         empty = Batch(schema, state, zeros.bool(), {"rank": zeros - 1, "degree": zeros}, rng.ids)
-        grid = torch.linspace(1, 0, steps + 1, device=device)
+        grid = token_grid(steps, power, device)
         growth, order = BlockGrowth(self.head, self.first), Order(empty.given["rank"])
         network = self.denoiser.network
         remember = network.remember if network.trunk.config.causal and cache else None

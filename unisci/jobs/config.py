@@ -75,7 +75,7 @@ class SampleConfig(Strict):
     """n molecules after training (0 = none), with `steps` network calls a block."""
 
     n: int = Field(100, ge=0)
-    steps: int = Field(20, ge=1)
+    steps: int = Field(12, ge=1)
     seed: int = Field(0, ge=0)
 
 

@@ -12,6 +12,18 @@ from unisci.solvers.sample import Denoise
 from unisci.state import State, Time, fieldwise, pad, pick
 
 
+def token_grid(n: int, power: float = 3.5, device: torch.device | str | None = None) -> Tensor:
+    """n + 1 times t_k = (1 - k / n)^power from 1 to 0.
+
+    The last step draws every site on its own from its predicted distribution, and so tears apart what sites have not
+    yet settled between them. A power above 1 puts that step, and most others, where little is open; docs/molecules.md
+    measures it. Raises ValueError where n < 1 or power <= 0.
+    """
+    if n < 1 or power <= 0:
+        raise ValueError(f"a grid needs n >= 1 steps and a power > 0, got n = {n}, power = {power}")
+    return torch.linspace(1, 0, n + 1, device=device) ** power
+
+
 @dataclass(frozen=True)
 class Ancestral:
     """x_s ~ sum_{x_0} f(x_0) q(x_s | x_t, x_0) with f the predicted clean distribution (arXiv 2107.03006; the Tweedie
