@@ -15,6 +15,7 @@ import torch
 
 from unisci.autoregression.pard import Pard
 from unisci.jobs.models import load
+from unisci.jobs.runs import generate
 from unisci.rng import Rng
 
 # The official GDSS code and weights on QM9, 2,000 network calls, two CPU cores: 96.1 % valid.
@@ -33,6 +34,16 @@ def speed(weights: str, n: int) -> None:
         f"speed: {rate:.1f} molecules/s, {100 * valid:.1f} % valid, n = {n}, {designer.steps} calls a block, "
         f"{torch.get_num_threads()} threads; GDSS {GDSS_PER_SECOND}/s: ratio {rate / GDSS_PER_SECOND:.1f}"
     )
+
+
+def workers(weights: str, n: int, count: int) -> None:
+    """Molecules a second of a run into a folder by several processes of one thread or more, their start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        for _ in generate(weights, n, Path(folder) / "out", workers=count):
+            pass
+        rate = n / (time.perf_counter() - began)
+    print(f"workers: {rate:.1f} molecules/s by {count} processes into a folder, files included, n = {n}")
 
 
 def cache(weights: str, n: int) -> None:
@@ -105,6 +116,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs="*", default=[2000, 10000])
     a = parser.parse_args()
     speed(a.weights, a.n)
+    for count in (1, 2):
+        workers(a.weights, 2 * a.n, count)
     cache(a.weights, min(a.n, 1000))
     randomness(a.weights)
     for n in a.memory:
