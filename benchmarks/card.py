@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--other-steps", type=int, nargs="*", default=[8, 20])
     parser.add_argument("--hold-out", type=int, default=25)
+    parser.add_argument("--note", help="a line for the card: what the numbers above do not say")
     parser.add_argument("--folder", type=Path, default=Path("unisci/weights"))
     a = parser.parse_args()
     designer = load(str(a.model))
@@ -115,6 +116,7 @@ def main() -> None:
         "validity": f"{share:.2f} % without correction (95 % interval {100 * low:.2f} to {100 * high:.2f}, "
         f"n = {a.n * a.seeds})",
     }
+    facts |= {"note": a.note} if a.note else {}
     text = f"""# {a.name}
 
 Pard (arXiv 2402.03687) on the heavy-atom graphs of QM9: Kekulé bonds, formal charges, no stereochemistry, at most
