@@ -177,7 +177,8 @@ class Pard(nn.Module):
         """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named,
         on the times of token_grid(steps, power).
 
-        cache: remember finished blocks, where the network's sight is causal; the same up to rounding, and faster.
+        cache: remember finished blocks, where the network's sight is causal; the same up to
+        rounding, with less arithmetic.
         """
         b, n, device = len(rng.ids), self.room, self.first.device
         zeros = torch.zeros(b, n, dtype=torch.long, device=device)
