@@ -179,6 +179,23 @@ def test_validation_sees_the_average_and_is_logged(tmp_path):
     assert scores == [("10", "1"), ("20", "2"), ("30", "3")]
 
 
+def test_every_batch_draws_noise_of_its_own():
+    """Also the second time that a sample comes round: it would else be trained on one noised copy of itself."""
+
+    class Spy(Regression):
+        def __init__(self):
+            super().__init__()
+            self.keys = []
+
+        def loss(self, batch: Batch, rng: Rng) -> Tensor:
+            self.keys.append(rng.key)
+            return super().loss(batch, rng)
+
+    model = Spy()
+    fit(model, data(20), FitConfig(6, 10, accumulate=2), progress=False)
+    assert len(model.keys) == len(set(model.keys)) == 12
+
+
 def test_gradients_are_clipped(monkeypatch):
     clipped = []
     real = nn.utils.clip_grad_norm_
