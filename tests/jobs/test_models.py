@@ -105,7 +105,7 @@ def test_a_model_for_data_starts_from_its_frequencies():
 # ---- files that cannot be used -------------------------------------------------------------------
 
 
-def refused(path, *words):
+def assert_refused(path, *words):
     with pytest.raises(ValueError) as error:
         load(str(path))
     for word in (path.name, *words):
@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(weights, tmp_path, share):
     data = find_weights(weights).read_bytes()
     path = tmp_path / "cut.safetensors"
     path.write_bytes(data[: int(share * len(data))])
-    refused(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.999])
@@ -127,7 +127,7 @@ def test_a_flipped_bit_is_refused(weights, tmp_path, share):
     data[int(share * len(data))] ^= 1
     path = tmp_path / "flipped.safetensors"
     path.write_bytes(data)
-    refused(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 def test_a_copy_with_another_card_is_the_same_model(weights, tmp_path):
@@ -143,26 +143,26 @@ def test_random_bytes_are_refused(tmp_path, seed):
     path = tmp_path / "noise.safetensors"
     generator = torch.Generator().manual_seed(seed)
     path.write_bytes(bytes(torch.randint(0, 256, (4096,), generator=generator, dtype=torch.uint8).tolist()))
-    refused(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 def test_a_pickle_is_refused(tmp_path):
     path = tmp_path / "pickle.safetensors"
     torch.save({"a": torch.zeros(2)}, path)
-    refused(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 def test_foreign_safetensors_are_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"w": torch.zeros(3)}, path)
-    refused(path, "no format mark", models.FORMAT)
+    assert_refused(path, "no format mark", models.FORMAT)
 
 
 def test_another_format_version_is_refused(weights, tmp_path):
     tensors, metadata = contents(weights)
     path = tmp_path / "future.safetensors"
     models._write(path, tensors, metadata | {"format": "unisci-weights-99"})
-    refused(path, "unisci-weights-99", models.FORMAT)
+    assert_refused(path, "unisci-weights-99", models.FORMAT)
 
 
 def test_a_header_that_promises_other_tensors_is_refused(weights, tmp_path):
@@ -171,10 +171,10 @@ def test_a_header_that_promises_other_tensors_is_refused(weights, tmp_path):
     path = tmp_path / "promise.safetensors"
     spec["model"]["denoiser"]["width"] = 32
     models._write(path, tensors, metadata | {"spec": json.dumps(spec)})
-    refused(path, "header promises")
+    assert_refused(path, "header promises")
     spec["model"]["denoiser"]["width"], spec["classes"] = 16, ["C", "O"]
     models._write(path, tensors, metadata | {"spec": json.dumps(spec)})
-    refused(path, "header promises")
+    assert_refused(path, "header promises")
 
 
 @pytest.mark.parametrize("name", ["first", "frequency.atom", "head.", "denoiser."])
@@ -184,7 +184,7 @@ def test_missing_tensors_are_refused(weights, tmp_path, name):
     del tensors[gone]
     path = tmp_path / "missing.safetensors"
     models._write(path, tensors, metadata)
-    refused(path, gone)
+    assert_refused(path, gone)
 
 
 @pytest.mark.parametrize("change", [{"spec": "{"}, {"spec": "{}"}, {"spec": '{"model": {"hops": 99}}'}, {"card": "["}])
@@ -192,7 +192,7 @@ def test_a_damaged_header_is_refused(weights, tmp_path, change):
     tensors, metadata = contents(weights)
     path = tmp_path / "header.safetensors"
     models._write(path, tensors, metadata | change)
-    refused(path)
+    assert_refused(path)
 
 
 @pytest.mark.parametrize("gone", ["spec", "card"])
@@ -201,13 +201,13 @@ def test_a_header_without_its_parts_is_refused(weights, tmp_path, gone):
     del metadata[gone]
     path = tmp_path / "header.safetensors"
     models._write(path, tensors, metadata)
-    refused(path)
+    assert_refused(path)
 
 
 def test_a_header_length_that_is_a_lie_is_refused(weights, tmp_path):
     path = tmp_path / "lie.safetensors"
     path.write_bytes(struct.pack("<Q", 2**62) + find_weights(weights).read_bytes()[8:])
-    refused(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 def test_an_unknown_name_lists_what_there_is(monkeypatch, tmp_path):
