@@ -306,3 +306,10 @@ def test_the_shipped_weights_hold_what_their_card_claims(call):
         pytest.skip("the weights molecules-qm9 are not in this checkout")
     code, out, _ = call("verify", "molecules-qm9", "-n", 200)
     assert code == 0, out
+
+
+def test_without_the_extra_evaluate_says_what_is_missing_and_does_the_rest(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("unisci.jobs.cli.find_spec", lambda name: None)
+    (tmp_path / "mine.smi").write_text("CCO\nCCN\n")
+    code, out, err = call("evaluate", tmp_path / "mine.smi", "--reference", tmp_path / "mine.smi")
+    assert code == 0 and "novelty" in out and "fcd_torch" not in out and "unisci[metrics]" in err

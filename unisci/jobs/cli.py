@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -74,12 +75,18 @@ def evaluate(
         Path, typer.Argument(help="A folder of `unisci generate`, a samples.parquet, a .smi or a .csv file.")
     ],
     reference: Annotated[str | None, typer.Option(help="Compare with qm9, nci, or a file of SMILES.")] = None,
-    fcd: Annotated[bool, typer.Option(help='Also the Fréchet ChemNet distance (extra "metrics").')] = True,
+    fcd: Annotated[
+        bool | None, typer.Option(help='The Fréchet ChemNet distance; default: if the extra "metrics" is installed.')
+    ] = None,
 ) -> None:
     """Validity, uniqueness, novelty, distributions and distances, each with its interval, n and failures."""
     from unisci.jobs.evaluate import evaluate as judge
     from unisci.metrics.metric import markdown
 
+    if fcd is None:
+        fcd = find_spec("fcd_torch") is not None
+        if reference and not fcd:
+            typer.echo("without the Fréchet ChemNet distance, which needs: pip install 'unisci[metrics]'", err=True)
     typer.echo(markdown(judge(samples, reference, fcd)), nl=False)
 
 
