@@ -171,3 +171,11 @@ def test_yaml_tags_run_nothing(small, tmp_path):
 def test_a_job_cannot_be_changed_after_reading(small):
     with pytest.raises(ValueError, match="frozen"):
         read_job(small).training.steps = 3
+
+
+def test_parallel_training_without_causal_sight_is_refused(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("job: molecules\nout: out\nmodel: {parallel: true}\n")
+    with pytest.raises(ConfigError, match="causal: true"):
+        read_job(path)
+    assert read_job(path, ["--model.causal", "true"]).model.parallel

@@ -263,7 +263,7 @@ def test_two_processes_train_as_one_of_twice_the_batch(tmp_path):
     finally:
         for p in running:
             p.kill()
-    ranks = [torch.load(tmp_path / f"rank-{k}.pt") for k in range(2)]
+    ranks = [torch.load(tmp_path / f"rank-{k}.pt", weights_only=True) for k in range(2)]
     model = Regression(seed=0)
     average = fit(model, data(), config(batch_size=8), progress=False)
     for kind, expected in (("model", model), ("average", average)):

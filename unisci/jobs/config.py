@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unisci.training.fit import FitConfig
 
@@ -36,6 +36,13 @@ class ModelConfig(Strict):
     head: NetworkConfig = NetworkConfig(width=48, pair_width=24, layers=3, heads=4, product=8)
     causal: bool = False
     parallel: bool = False
+
+    @model_validator(mode="after")
+    def _parallel_is_causal(self) -> "ModelConfig":
+        # Training all blocks at once hides later blocks; a network that sees them when it draws was never trained so.
+        if self.parallel and not self.causal:
+            raise ValueError("parallel training needs causal sight: set causal: true beside parallel: true")
+        return self
 
 
 class DataConfig(Strict):

@@ -237,6 +237,7 @@ class GraphTransformer(nn.Module):
         order: Order | None = None,
         cache: list[Past] | None = None,
     ) -> dict[str, Tensor]:
+        """Logits by field; cache: of `remember`, whose sites are the first ones of every graph, all existing."""
         if cache is None:
             x, e, _ = self.trunk(state, t, mask, given, order)
             pairs = self.to_pair(e)

@@ -71,6 +71,7 @@ class Together:
         self.solvers = solvers
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
+        """One step of every field. Raises ValueError where the solvers do not name the state's fields."""
         if x.keys() != self.solvers.keys():
             raise ValueError(
                 f"Together has solvers for {sorted(self.solvers)}, the state has {sorted(x)}: one for each"
