@@ -8,8 +8,7 @@ from torch import Tensor
 
 from unisci.batch import Schema
 from unisci.processes.gaussian import level_for, time
-from unisci.solvers.formulas import Level
-from unisci.solvers.tape import levels
+from unisci.solvers.level import Level, levels
 from unisci.state import State, Time, fieldwise
 
 
@@ -151,6 +150,9 @@ class Literal:
 
     def clean(self, x: Tensor, t: Level) -> Tensor:
         return self.denoise(x, torch.tensor(t.time, dtype=x.dtype))
+
+    def point(self, x: Tensor) -> Tensor:
+        return x
 
     def noise(self) -> Tensor:
         return next(self.noises)

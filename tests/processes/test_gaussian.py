@@ -28,7 +28,7 @@ from unisci.processes.gaussian import (
 from unisci.rng import Rng
 from unisci.solvers.formulas import heun
 from unisci.solvers.program import compile_solver, grid, run
-from unisci.solvers.tape import levels
+from unisci.solvers.level import levels
 
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 each = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)

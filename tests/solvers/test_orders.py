@@ -14,7 +14,7 @@ from unisci.solvers.program import compile_solver, grid, run
 
 F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
-SDE = ("euler_maruyama", "ancestral", "sde-dpm++2m")
+SDE = ("euler_maruyama", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 
@@ -30,17 +30,53 @@ def slope(errors: dict[int, float]) -> float:
     return -((x - x.mean()) * (y - y.mean())).sum().item() / (x - x.mean()).square().sum().item()
 
 
-@pytest.mark.parametrize("name", ODE)
-def test_order_on_a_mixture(name):
-    """Median endpoint error over 64 points, 40 to 320 steps uniform in lam (S35, check 1)."""
+@pytest.fixture(scope="module")
+def endpoints():
+    """Start points, and where the flow takes them from t = 1 and from t = .4 to t = 1e-3."""
     process, denoise, x = VP(), three_modes(VP()), normal(64, 2)
-    exact = run(denoise, x, compile_solver(process, grid(process, 1500, end=1e-3), "dpm2"))
+    fine = {start: grid(process, 1000, start=start, end=1e-3) for start in (1.0, 0.4)}
+    return x, {start: run(denoise, x, compile_solver(process, times, "unipc3")) for start, times in fine.items()}
+
+
+@pytest.mark.parametrize("name", ODE)
+def test_order_on_a_mixture(name, endpoints):
+    """Median endpoint error over 64 points, steps uniform in lam (S35, check 1).
+
+    3m and unipc3 start by lower orders: the former shows its order from t = 1, where D hardly moves at first, the latter
+    does better than its own there and shows it from t = .4.
+    """
+    process, denoise, start = VP(), three_modes(VP()), 0.4 if name == "unipc3" else 1.0
+    x, exact = endpoints
     errors = {}
-    for n in (40, 80, 160, 320):
-        program = compile_solver(process, grid(process, n, end=1e-3), name)
-        errors[n] = (run(denoise, x, program) - exact).norm(dim=1).median().item()
-    assert slope(errors) == pytest.approx(SCHEMES[name].order, abs=0.15)
-    assert errors[320] < {1: 8e-3, 2: 1e-4}[SCHEMES[name].order]
+    for n in (160, 320, 640) if name == "3m" else (40, 80, 160, 320):
+        program = compile_solver(process, grid(process, n, start=start, end=1e-3), name)
+        errors[n] = (run(denoise, x, program) - exact[start]).norm(dim=1).median().item()
+    assert slope(errors) == pytest.approx(SCHEMES[name].order, abs=0.2)
+    assert errors[320] < {1: 8e-3, 2: 1e-4, 3: 3e-6}[SCHEMES[name].order]
+
+
+@pytest.mark.parametrize("name", ODE)
+def test_single_precision(name, endpoints):
+    """The floor of float32, below which more steps do not help: a median of 3e-6 on this mixture."""
+    process, denoise = VP(), three_modes(VP(), torch.float32)
+    x, exact = endpoints
+    program = compile_solver(process, grid(process, 160, end=1e-3), name)
+    wide = run(three_modes(VP()), x, program)
+    assert (run(denoise, x.float(), program) - wide).norm(dim=1).median() < 3e-6
+    assert (wide - exact[1.0]).norm(dim=1).median() > 1e-7  # the steps' own error, for scale
+
+
+def test_published_third_order_is_second(endpoints):
+    """The factor 2 of every published 3M: damped by .5, D'' leaves order 2, and less error at 20 steps (S35, 3)."""
+    process, denoise, (x, exact) = VP(), three_modes(VP()), endpoints
+    ends = {
+        (name, n): run(denoise, x, compile_solver(process, grid(process, n, end=1e-3), name))
+        for name in ("3m", "3m(damping=.5)")
+        for n in (20, 320)
+    }
+    errors = {k: (v - exact[1.0]).norm(dim=1).median().item() for k, v in ends.items()}
+    assert errors["3m(damping=.5)", 20] < errors["3m", 20] / 1.5
+    assert errors["3m", 320] < errors["3m(damping=.5)", 320] / 4
 
 
 def coarser(noises: Tensor, ratios: list[float]) -> Tensor:
@@ -71,7 +107,7 @@ def test_strong_order_on_a_mixture(name):
 @each_process
 @pytest.mark.parametrize("name", ODE)
 def test_gaussian_flow(process, name):
-    """Against the exact flow of a Gaussian, in every process (S35, check 2)."""
+    """Against the exact flow of a Gaussian, in every process (S35, check 2). It is kinder than its order to order 3."""
     denoise = GaussianOracle(process, 0.3, 0.5)
     errors = {}
     for n in (50, 100, 200):
@@ -79,7 +115,8 @@ def test_gaussian_flow(process, name):
         x = level_for(process, times[0], torch.ones(1, dtype=F64))[1] * normal(16, 1)
         exact = denoise.flow(x, times[0], times[-1])
         errors[n] = (run(denoise, x, compile_solver(process, times, name)) - exact).abs().max().item()
-    assert slope(errors) == pytest.approx(SCHEMES[name].order, abs=0.2)
+    order = SCHEMES[name].order
+    assert slope(errors) == pytest.approx(order, abs=0.2) or slope(errors) > order == 3
 
 
 def variance(process, name: str, times: Tensor, std: float = 0.5) -> float:

@@ -14,12 +14,13 @@ from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP, lam
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES, advance
 from unisci.solvers.program import compile_solver, grid, run, trace
-from unisci.solvers.tape import levels
+from unisci.solvers.level import levels
 
 F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
-EVALUATIONS = {name: 1 for name in SCHEMES} | {"heun": 2, "dpm2": 2}
-SDE = ("euler_maruyama", "ancestral", "sde-dpm++2m")
+EVALUATIONS = {name: 1 for name in SCHEMES}
+EVALUATIONS |= {"heun": 2, "dpm2": 2, "dpm++2s": 2, "edm-heun": 2, "dpm3": 3, "dpm++3s": 3}
+SDE = ("euler_maruyama", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 each_scheme = pytest.mark.parametrize("name", SCHEMES)
@@ -77,9 +78,10 @@ def test_first_order_is_ddim():
     torch.testing.assert_close(ddim, noise_form, rtol=0, atol=1e-12)
     one = {name: run(denoise, x, compile_solver(process, times[:2], name)) for name in ODE}
     torch.testing.assert_close(one["dpm++2m"], one["ddim"], rtol=0, atol=1e-12)
-    two = {name: run(denoise, x, compile_solver(process, times, name)) for name in ODE}
+    times = torch.tensor([0.8, 0.5, 0.3, 0.2, 0.1], dtype=F64)
+    four = {name: run(denoise, x, compile_solver(process, times, name)) for name in ODE}
     for a, b in ((a, b) for a in ODE for b in ODE if a < b):
-        assert (two[a] - two[b]).abs().max() > 1e-4, f"{a} is an alias of {b}"
+        assert (four[a] - four[b]).abs().max() > 1e-4, f"{a} is an alias of {b}"
 
 
 def test_first_step_of_the_sde_solver_is_ancestral():
@@ -104,7 +106,8 @@ def test_evaluations_are_counted(name, end):
         run(denoise, normal(4, 2), program, Rng(0, torch.arange(4)))
         last = 1 if end == 0 else EVALUATIONS[name]
         assert len(denoise.times) == program.nfe == EVALUATIONS[name] * (n - 1) + last
-        assert min(denoise.times) > 0 and denoise.times == sorted(denoise.times, reverse=True)
+        assert min(denoise.times) > 0
+            assert name == "edm-heun" or denoise.times == sorted(denoise.times, reverse=True)
         assert denoise.times[0] == pytest.approx(1)
         assert program.stages == (1 if n == 1 and end == 0 else EVALUATIONS[name])
 
@@ -115,9 +118,9 @@ def test_last_step_to_zero_returns_the_denoiser(name, process):
     program = compile_solver(process, grid(process, 6), name)
     assert program.grid[-1] == 0
     (row,) = program.steps[-1]
-    assert row == (pytest.approx(1e-3), (), ((0, 1.0),), 0.0)
+    assert row == (pytest.approx(1e-3), (), ((0, 1.0),), None)
     coefficients = [c for rows in program.steps for row in rows for _, c in row.points + row.cleans]
-    assert all(map(math.isfinite, coefficients)) and max(program.depth) <= 2
+    assert all(map(math.isfinite, coefficients)) and max(program.depth) <= 4
     assert program.stochastic == (name in SDE) and program.order == SCHEMES[name].order
 
 

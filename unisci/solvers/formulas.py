@@ -1,4 +1,4 @@
-"""The formula of each linear solver: one step from level t to level s, written once.
+"""The formula of each linear solver: one step from level t to level s, written once, and the table of their names.
 
 `model` is a `Tape` when a formula is traced into a table (`unisci.solvers.program`), or anything else that has
 `clean(x, t)`, `noise()` and `level(lam)`; x and what `clean` returns only meet numbers, + and -. `past` is what the
@@ -7,45 +7,56 @@ xi fresh noise, lam = log(alpha / sigma).
 """
 
 from collections.abc import Callable
-from math import exp, expm1, sqrt
+from functools import partial
+from math import log1p, sqrt
 from typing import Any, NamedTuple
 
 from unisci.processes.gaussian import to_noise, to_score
-
-
-class Level(NamedTuple):
-    """A process at one time, in Python floats: dx = f x dt + sqrt(g2) dw."""
-
-    time: float
-    alpha: float
-    sigma: float
-    lam: float
-    f: float
-    g2: float
+from unisci.solvers.dpm_solver import (
+    dpm2,
+    dpm3,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3s,
+    multistep,
+    noise_multistep,
+    unipc,
+)
+from unisci.solvers.level import Level
 
 
 class Scheme(NamedTuple):
-    """A formula and its order: of the endpoint error of an ODE scheme, of the strong error of an SDE scheme."""
+    """A formula; its order: of the endpoint error of an ODE scheme, of the strong error of an SDE scheme; and its
+    evaluations a step."""
 
     formula: Callable[..., tuple[Any, Any]]
     order: int
+    evaluations: int = 1
 
 
-def ddim(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
+def ddim(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
     """DDIM (arXiv 2010.02502), which is DPM-Solver-1: x_s = alpha_s D + sigma_s e. Order 1, one evaluation."""
     e = to_noise(d := model.clean(x, t), x, t.alpha, t.sigma)
     return s.alpha * d + s.sigma * e, None
 
 
-def euler_maruyama(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
+def euler_maruyama(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
     """Reverse SDE of arXiv 2011.13456: x_s = x - (f x - g^2 score) dt + g sqrt(dt) xi. Order 1, one evaluation."""
     score = to_score(model.clean(x, t), x, t.alpha, t.sigma)
     dt = t.time - s.time
     return x - dt * (t.f * x - t.g2 * score) + sqrt(t.g2 * dt) * model.noise(), None
 
 
-def heun(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
-    """Heun of EDM (arXiv 2206.00364, algorithm 1 without churn) on dy/dnu = e, y = x / alpha, nu = sigma / alpha.
+def ancestral(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
+    """Ancestral step of DDPM (arXiv 2006.11239) for any schedule: x_s = alpha_s D + sigma_s (sqrt(1 - tau) e
+    + sqrt(tau) xi), tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2. Order 1, one evaluation."""
+    tau = 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
+    e = to_noise(d := model.clean(x, t), x, t.alpha, t.sigma)
+    return s.alpha * d + s.sigma * (sqrt(1 - tau) * e + sqrt(tau) * model.noise()), None
+
+
+def heun(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
+    """Heun of EDM (arXiv 2206.00364, algorithm 1) on dy/dnu = e, y = x / alpha, nu = sigma / alpha.
     Order 2, two evaluations."""
     y, h = x / t.alpha, s.sigma / s.alpha - t.sigma / t.alpha
     e = to_noise(model.clean(x, t), x, t.alpha, t.sigma)
@@ -54,59 +65,41 @@ def heun(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
     return s.alpha * (y + h / 2 * (e + e_u)), None
 
 
-def ancestral(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
-    """Ancestral step of DDPM (arXiv 2006.11239) for any schedule: x_s = alpha_s D + sigma_s (sqrt(1 - tau) e
-    + sqrt(tau) xi), tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2. Order 1, one evaluation."""
-    tau = 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
-    e = to_noise(d := model.clean(x, t), x, t.alpha, t.sigma)
-    return s.alpha * d + s.sigma * (sqrt(1 - tau) * e + sqrt(tau) * model.noise()), None
+def edm_heun(model: Any, x: Any, t: Level, s: Level, past: Any, churn: float = 1.0) -> tuple[Any, None]:
+    """EDM's stochastic sampler (arXiv 2206.00364, algorithm 2): raise nu = sigma / alpha to (1 + gamma) nu by fresh
+    noise, then a step of Heun. Order 1, two evaluations.
 
-
-def dpm2(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
-    """DPM-Solver-2 (arXiv 2206.00927, algorithm 1, r_1 = 1/2): the noise halfway in lam. Order 2, two evaluations."""
-    h = s.lam - t.lam
-    r = model.level(t.lam + h / 2)
-    e = to_noise(model.clean(x, t), x, t.alpha, t.sigma)
-    u = r.alpha / t.alpha * x - r.sigma * expm1(h / 2) * e
-    e_u = to_noise(model.clean(u, r), u, r.alpha, r.sigma)
-    return s.alpha / t.alpha * x - s.sigma * expm1(h) * e_u, None
-
-
-def _extrapolated(d: Any, h: float, past: Any) -> Any:
-    """D at the middle of a step of length h, from this D and the one before: D + (D - D') h / (2 h')."""
-    if past is None:
-        return d
-    d_before, h_before = past
-    return d + h / (2 * h_before) * (d - d_before)
-
-
-def dpmpp_2m(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): x_s = (sigma_s / sigma_t) x - alpha_s expm1(-h) D.
-    Order 2, the first step 1, one evaluation."""
-    h = s.lam - t.lam
-    d = model.clean(x, t)
-    x = s.sigma / t.sigma * x - s.alpha * expm1(-h) * _extrapolated(d, h, past)
-    return x, (d, h)
-
-
-def sde_dpmpp_2m(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
-    """SDE-DPM-Solver++(2M) (arXiv 2211.01095, section 5): x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) D
-    + sigma_s sqrt(1 - e^-2h) xi. Order 1 (2 in the variance of a Gaussian), one evaluation; starts as `ancestral`."""
-    h = s.lam - t.lam
-    d = model.clean(x, t)
-    xi = model.noise()
-    x = s.sigma / t.sigma * exp(-h) * x - s.alpha * expm1(-2 * h) * _extrapolated(d, h, past)
-    return x + s.sigma * sqrt(-expm1(-2 * h)) * xi, (d, h)
+    gamma = min(churn h, sqrt(2) - 1), h the step in lam, so that refining the grid converges: the paper's S_churn is
+    churn times the whole range of lam. The level is never raised above that of t = 1.
+    """
+    gamma = min(churn * (s.lam - t.lam), sqrt(2) - 1)
+    raised = model.level(t.lam - log1p(gamma))
+    more = max(0.0, (raised.sigma / raised.alpha) ** 2 - (t.sigma / t.alpha) ** 2)
+    x = model.point(raised.alpha * (x / t.alpha + sqrt(more) * model.noise()))
+    return heun(model, x, raised, s, None)
 
 
 SCHEMES = {
     "ddim": Scheme(ddim, 1),
-    "euler_maruyama": Scheme(euler_maruyama, 1),
-    "heun": Scheme(heun, 2),
-    "ancestral": Scheme(ancestral, 1),
-    "dpm2": Scheme(dpm2, 2),
+    "heun": Scheme(heun, 2, 2),
+    "dpm2": Scheme(dpm2, 2, 2),
+    "dpm3": Scheme(dpm3, 3, 3),
+    "dpm2m": Scheme(partial(noise_multistep, order=2), 2),
+    "dpm3m": Scheme(partial(noise_multistep, order=3), 3),
+    "dpm++2s": Scheme(dpmpp_2s, 2, 2),
+    "dpm++3s": Scheme(dpmpp_3s, 3, 3),
     "dpm++2m": Scheme(dpmpp_2m, 2),
-    "sde-dpm++2m": Scheme(sde_dpmpp_2m, 1),
+    "2m": Scheme(partial(multistep, order=2), 2),
+    "3m": Scheme(partial(multistep, order=3), 3),
+    "3m(damping=.5)": Scheme(partial(multistep, order=3, damping=0.5), 2),
+    "unipc2": Scheme(partial(unipc, order=2), 3),
+    "unipc3": Scheme(partial(unipc, order=3), 3),
+    "euler_maruyama": Scheme(euler_maruyama, 1),
+    "ancestral": Scheme(ancestral, 1),
+    "edm-heun": Scheme(edm_heun, 1, 2),
+    "sde-dpm++2m": Scheme(partial(dpmpp_2m, eta=1.0), 1),
+    "sde-2m": Scheme(partial(multistep, order=2, eta=1.0), 1),
+    "sde-dpm++3m": Scheme(partial(multistep, order=3, eta=1.0), 1),
 }
 
 

@@ -6,21 +6,24 @@ points, denoiser outputs and noises into a frozen `Program`; `run` executes any 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unisci.processes.gaussian import Gaussian, lam, time
 from unisci.rng import Rng
+from unisci.solvers.dpm_solver import Formula
 from unisci.solvers.formulas import SCHEMES, advance
-from unisci.solvers.sample import Denoise, sample
-from unisci.solvers.tape import SINGULAR, Form, Row, Tape, levels
-from unisci.state import State, Time, fieldwise
+from unisci.solvers.level import levels
+from unisci.solvers.sample import Denoise
+from unisci.solvers.tape import SINGULAR, Form, Number, Row, Tape
+from unisci.state import State, Time, pad
 
 LAST = 1e-3  # the time from which a grid in lam jumps to t = 0, where lam is infinite
 
@@ -75,7 +78,8 @@ class Program:
     """A compiled solver, which is a `Solver`: n steps over `grid` (n + 1 times), each the rows of its stages.
 
     Coefficients are float64. A program belongs to one process; fields of different processes step side by side in
-    `Together`, one program each, on equal grids and with one evaluation a step.
+    `Together`, one program each, on equal grids and with one evaluation a step. `model` says what a searched program
+    was searched for, in any words (a digest of the weights, a guidance scale); empty: it fits any denoiser.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Program:
     grid: tuple[float, ...]
     steps: tuple[tuple[Row, ...], ...]
     order: int
+    model: str = ""
 
     @property
     def times(self) -> Tensor:
@@ -96,13 +101,13 @@ class Program:
 
     @cached_property
     def stages(self) -> int:
-        """The largest number of rows in a step."""
-        return max(len(rows) for rows in self.steps)
+        """The largest number of evaluations in a step."""
+        return max(sum(row.time is not None for row in rows) for rows in self.steps)
 
     @cached_property
     def stochastic(self) -> bool:
         """Whether any row draws noise."""
-        return any(row.noise != 0 for rows in self.steps for row in rows)
+        return any(row.noise is not None for rows in self.steps for row in rows)
 
     @cached_property
     def depth(self) -> tuple[int, int]:
@@ -117,21 +122,25 @@ class Program:
         reading them from another device would wait for it), where processes differ, and where noise has no rng."""
         if memory is None:
             self.check(denoise, x, rng)
-            memory = Past(0, (), ())
-        k = memory.done
+        k = 0 if memory is None else memory.done
         if k >= len(self.steps):
             raise ValueError(f"{self.name} has {len(self.steps)} steps and all are done; compile a longer grid")
         self._check_time(k, t)
         self._check_time(k + 1, s)
-        points, cleans = (x, *memory.points), memory.cleans
+        return self.advance(denoise, x, memory, rng)
+
+    def advance(self, denoise: Denoise, x: State, memory: Past | None, rng: Rng | None) -> tuple[State, Past]:
+        """The next step, unchecked."""
+        k, older, cleans = memory or (0, (), ())
+        points, (keep_points, keep_cleans) = (x, *older), self.depth
         for stage, row in enumerate(self.steps[k]):
             if row.time is not None:
-                cleans = (denoise(points[0], _scalar(row.time, x)), *cleans)
+                cleans = (denoise(points[0], _time(row.time, x)), *cleans)
             terms = [(c, points[back]) for back, c in row.points] + [(c, cleans[back]) for back, c in row.cleans]
-            if row.noise != 0:
+            if row.noise is not None:
                 terms.append((row.noise, _draw(denoise, x, rng, stage)))
-            points, cleans = (_combine(terms), *points[: self.depth[0]]), cleans[: self.depth[1]]
-        return points[0], Past(k + 1, points[1 : self.depth[0]], cleans)
+            points, cleans = (_combine(terms), *points[:keep_points]), cleans[:keep_cleans]
+        return points[0], Past(k + 1, points[1:keep_points], cleans)
 
     def check(self, denoise: Denoise, x: State, rng: Rng | None) -> None:
         """Raise ValueError where `denoise` has another process, or noise lacks its rng or the layout of the fields."""
@@ -154,9 +163,11 @@ class Program:
                 raise ValueError(f"time {k} of {self.name} is {self.grid[k]:.6g}, got {given}; pass program.times")
 
 
-def _scalar(t: float, x: State) -> Tensor:
-    """t as a scalar tensor, filled in place on x's device: a copy from the host would wait for it."""
+def _time(t: Number, x: State) -> Tensor:
+    """t as a tensor on x's device: () filled in place, as a copy from the host would wait for it, or (B,)."""
     like = next(iter(x.values())) if isinstance(x, dict) else x
+    if isinstance(t, Tensor):
+        return t.to(like.dtype)
     return torch.full((), t, dtype=like.dtype, device=like.device)
 
 
@@ -167,46 +178,64 @@ def _draw(denoise: Denoise, x: State, rng: Rng, stage: int) -> State:
     return {k: rng.normal(k, stage, tuple(v.shape), denoise.schema[k].axes).to(v.dtype) for k, v in x.items()}
 
 
-def _combine(terms: list[tuple[float, State]]) -> State:
+def _times(c: Number, v: Tensor) -> Tensor:
+    return pad(c, v).to(v.dtype) * v if isinstance(c, Tensor) else v if c == 1 else c * v
+
+
+def _combine(terms: list[tuple[Number, State]]) -> State:
     """The sum of coefficient times state. Each product is rounded before it is added: a fused kernel may round the
     lanes of a vector unlike its tail, and then a sample would depend on its batch."""
     coefficients, states = zip(*terms, strict=True)
+    if isinstance(states[0], dict):
+        return {k: _combine([(c, v[k]) for c, v in terms]) for k in states[0]}
+    total = _times(*terms[0])
+    for c, v in terms[1:]:
+        total = total + _times(c, v)
+    return total
 
-    def total(*values: Tensor) -> Tensor:
-        first, *rest = (c * v for c, v in zip(coefficients, values, strict=True))
-        return sum(rest, first)
 
-    return fieldwise(total, *states)
-
-
-def trace(name: str, formula: Callable[..., Any], order: int, process: Gaussian, times: Tensor) -> Program:
-    """The program of a formula on a grid, see `compile_solver`."""
+def trace(
+    name: str, formula: Formula | Sequence[Formula], order: int, process: Gaussian, times: Tensor
+) -> Program:
+    """The program of a formula, or of one for each step, on a grid; see `compile_solver`."""
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a grid has one axis and two times or more, got shape {tuple(times.shape)}")
     if not bool((times[:-1] > times[1:]).all()) or not 0 <= float(times[-1]) < float(times[0]) <= 1:
         raise ValueError(f"times must decrease strictly within [0, 1], without repeats, got {times.tolist()}")
-    tape, x, past, steps = Tape(process), Form({("x", 0): 1.0}), None, []
-    for t, s in pairwise(levels(process, times)):
+    formulas = [formula] * (len(times) - 1) if callable(formula) else list(formula)
+    if len(formulas) != len(times) - 1:
+        raise ValueError(f"{name} names the formulas of {len(formulas)} steps, the grid has {len(times) - 1}")
+    tape, x, past, before, steps = Tape(process), Form({("x", 0): 1.0}), None, formulas[0], []
+    for (t, s), formula in zip(pairwise(levels(process, times)), formulas, strict=True):
+        past = past if formula is before else None  # another formula keeps another past
         try:
             x, past = advance(formula, tape, x, t, s, past)
-        except ZeroDivisionError as error:
+        except (ZeroDivisionError, np.linalg.LinAlgError) as error:
             raise ValueError(f"{name} at t = {t.time:.6g}: {SINGULAR}") from error
-        x = tape.land(x)
+        x, before = tape.land(x), formula
         steps.append(tuple(tape.rows))
         tape.rows = []
+    if not getattr(process, "is_gaussian", True) and any(row.noise is not None for rows in steps for row in rows):
+        raise ValueError(f"{name} adds Gaussian noise, which {process} does not have; take a deterministic scheme")
     return Program(name, process, tuple(times.tolist()), tuple(steps), order)
 
 
-def compile_solver(process: Gaussian, times: Tensor, name: str) -> Program:
+def compile_solver(process: Gaussian, times: Tensor, name: str | Sequence[str]) -> Program:
     """The program of the scheme `name` for a process on a grid of strictly decreasing times (n + 1,), see `grid`.
 
-    Raises ValueError for an unknown name, times that are unsorted, repeated or outside [0, 1], and a scheme that is
-    singular at the first time.
+    name: a key of SCHEMES, or one for each step (`unisci.solvers.dpm_solver.fast`). Raises ValueError for an unknown
+    name, times that are unsorted, repeated or outside [0, 1], a scheme that is singular at the first time, and one that
+    adds Gaussian noise to a process of another noise.
     """
-    if name not in SCHEMES:
-        raise ValueError(f"unknown solver {name!r}; known are {', '.join(SCHEMES)}")
-    return trace(name, *SCHEMES[name], process, times)
+    names = [name] if isinstance(name, str) else list(name)
+    for known in names:
+        if known not in SCHEMES:
+            raise ValueError(f"unknown solver {known!r}; known are {', '.join(SCHEMES)}")
+    if isinstance(name, str):
+        return trace(name, SCHEMES[name].formula, SCHEMES[name].order, process, times)
+    formulas, order = [SCHEMES[n].formula for n in names], min(SCHEMES[n].order for n in names)
+    return trace("+".join(names), formulas, order, process, times)
 
 
 def run(
@@ -220,14 +249,51 @@ def run(
     """Solve from x at the program's first time to its last; equal to `sample` with the program as its solver.
 
     x: a tensor or a dict of Gaussian fields. Step k draws its noise from rng.at(k). `after(x, s)` pins or projects the
-    state after a step; `on_step(x, s)` then watches it. Makes program.nfe evaluations. Raises as `Program.check`.
+    state after a step; `on_step(x, s)` then watches it. Makes program.nfe evaluations. Raises as `Program.check`, and
+    ValueError where the result is not finite: which step's output, of which field and samples, was the first to blame.
+    On an accelerator that last check is the one place that waits for it.
     """
     program.check(denoise, x, rng)
-
-    def watched(x: State, s: Time) -> State:
-        x = x if after is None else after(x, s)
+    start, memory = x, None
+    for k, s in enumerate(program.times[1:]):
+        x, memory = program.advance(denoise, x, memory, rng.at(k) if program.stochastic else rng)
+        if after is not None:
+            x = after(x, s)
         if on_step is not None:
             on_step(x, s)
-        return x
+    if not all(bool(v.isfinite().all()) for v in _fields(x).values()):
+        raise ValueError(_blame(denoise, start, program, rng, after))
+    return x
 
-    return sample(denoise, x, program.times, program, rng, watched)
+
+def _fields(x: State) -> dict[str, Tensor]:
+    return x if isinstance(x, dict) else {"x": x}
+
+
+def _blame(denoise: Denoise, x: State, program: Program, rng: Rng | None, after: Callable | None) -> str:
+    """Where a run turned non-finite: it is made again, which gives the same numbers, and looked at closely."""
+    found: list[str] = []
+
+    def look(what: str, fields: State) -> None:
+        for name, v in _fields(fields).items():
+            bad = (~v.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            if bad and not found:
+                found.append(f"{what} is not finite in field {name!r} of samples {bad[:8]} (of {len(v)})")
+
+    class Watched:
+        process, schema = denoise.process, denoise.schema
+
+        def __call__(self, x: State, t: Time) -> State:
+            out = denoise(x, t)
+            look(f"the denoiser's output at step {k}, t = {float(t.max()):.4g},", out)
+            return out
+
+    look("the start", x)
+    memory = None
+    for k, s in enumerate(program.times[1:]):
+        x, memory = program.advance(Watched(), x, memory, rng.at(k) if program.stochastic else rng)
+        x = x if after is None else after(x, s)
+        look(f"the state after step {k}", x)
+        if found:
+            break
+    return f"{program.name}: {found[0] if found else 'the result is not finite, but a second run was'}"

@@ -7,17 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unisci.processes.gaussian import Gaussian, drift_diffusion, lam, time
-from unisci.solvers.formulas import Level
+from unisci.processes.gaussian import Gaussian, time
+from unisci.solvers.level import Level, levels
 
 SINGULAR = "this scheme is singular where alpha is 0; start the grid below 1, say at 0.999"
-
-
-def levels(process: Gaussian, times: Tensor) -> list[Level]:
-    """The levels of a process at float64 times (n,), as Python floats."""
-    alpha, sigma = process.level(times)
-    columns = times, alpha, sigma, lam(process, times), *drift_diffusion(process, times)
-    return [Level(*row) for row in torch.stack(columns, 1).tolist()]
 
 
 @dataclass(frozen=True)
@@ -41,14 +34,17 @@ class Form:
         return Form({k: v / c for k, v in self.terms.items()})
 
 
+Number = float | Tensor  # a tensor (B,) holds one for each sample
+
+
 class Row(NamedTuple):
     """One new point. First evaluate the denoiser at the newest point and this time, unless it is None; then sum the
-    terms (how many points or outputs ago, coefficient), and add `noise` times a fresh draw, unless it is 0."""
+    terms (how many points or outputs ago, coefficient), and add `noise` times a fresh draw, unless it is None."""
 
-    time: float | None
-    points: tuple[tuple[int, float], ...]
-    cleans: tuple[tuple[int, float], ...]
-    noise: float
+    time: Number | None
+    points: tuple[tuple[int, Number], ...]
+    cleans: tuple[tuple[int, Number], ...]
+    noise: Number | None
 
 
 class Tape:
@@ -68,6 +64,10 @@ class Tape:
         self.cleans += 1
         return Form({("clean", self.cleans - 1): 1.0})
 
+    def point(self, x: Form) -> Form:
+        """x as a point of its own, which later rows may start from."""
+        return self.land(x)
+
     def noise(self) -> Form:
         """A fresh standard normal; it may enter the next point only."""
         self.noises += 1
@@ -86,7 +86,7 @@ class Tape:
         if len(xi) > 1 or any(i < self.drawn for i in xi):
             raise ValueError("a row takes one draw of noise, and a draw enters one row")
         back = lambda kind, count: tuple((count - 1 - i, c) for (k, i), c in terms.items() if k == kind)
-        noise = terms["noise", xi[0]] if xi else 0.0
+        noise = terms["noise", xi[0]] if xi else None
         self.rows.append(Row(self.time, back("x", self.points), back("clean", self.cleans), noise))
         self.time, self.drawn = None, self.noises
         self.points += 1
