@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unisci.rng import MASK, Rng, mix, philox
+from unisci.rng import MASK, TRIES, Rng, mix, philox
 
 ONES = (MASK,) * 4
 
@@ -58,6 +58,39 @@ def test_normal_has_the_normal_distribution():
     assert kolmogorov(z, torch.special.ndtr(z)) < 1.95
 
 
+@pytest.mark.parametrize("a", [0.05, 0.5, 0.99, 1.0, 1.5, 8.0, 5e5])
+def test_gamma_has_the_gamma_distribution(a):
+    """Also that of -log u at a = 1; a mean and a variance of a, and at a = .05 draws down to 1e-90."""
+    g = Rng(9, torch.arange(50)).gamma("x", 0, (50, 4000), a).flatten().sort().values
+    n, at = len(g), torch.full((), a, dtype=torch.float64)
+    assert g.dtype == torch.float64 and g[0] > 0
+    assert abs(float(g.mean()) - a) < 4 * math.sqrt(a / n)
+    assert abs(float(g.var()) - a) < 4 * math.sqrt((2 * a**2 + 6 * a) / n)
+    assert kolmogorov(g, torch.special.gammainc(at, g)) < 1.95
+
+
+@given(st.floats(0.03, 1e6), st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_gamma_at_any_concentration(a, seed):
+    g = Rng(seed, torch.arange(4000)).gamma("x", 0, (4000,), a, 0).sort().values
+    assert bool(((g >= 0) & g.isfinite()).all())
+    assert kolmogorov(g, torch.special.gammainc(torch.full((), a, dtype=torch.float64), g)) < 2.5  # 7 in 1e6 exceed it
+
+
+@pytest.mark.parametrize("rejected", range(TRIES + 1))
+def test_gamma_takes_the_first_try_that_is_accepted(rejected):
+    """Word k is the normal of try k, TRIES + k its uniform. The normal of word 0, -6.3, is below every v; none left
+    gives d."""
+    normals = torch.tensor([0 if k < rejected else 2**30 + 2**27 * k for k in range(TRIES)])
+    words = torch.cat([normals, torch.full((TRIES,), 2**20), torch.zeros(1, dtype=torch.int64)])
+    with patch.object(Rng, "words", lambda self, field, step, shape, axes=1: words.expand(shape)):
+        g = Rng(0, torch.arange(3)).gamma("x", 0, (3,), 2.0, 0)
+    d = 2 - 1 / 3
+    n = torch.special.ndtri((normals[min(rejected, TRIES - 1)].double() + 0.5) / 2**32)
+    expected = d * (1 + n / math.sqrt(9 * d)) ** 3 if rejected < TRIES else torch.full_like(n, d)
+    torch.testing.assert_close(g, expected.expand(3), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("word", [0, MASK, MASK - 127, 1])
 def test_neither_end_is_ever_drawn(word):
     rng = Rng(0, torch.arange(2))
@@ -65,6 +98,8 @@ def test_neither_end_is_ever_drawn(word):
         u, z = rng.uniform("x", 0, (2, 3)), rng.normal("x", 0, (2, 3))
         probs = torch.tensor([0.0, 0.5, 0.5, 0.0]).expand(2, 3, 4)
         k = rng.categorical("x", 0, probs)
+        g = torch.cat([rng.gamma("x", 0, (2, 3), a) for a in (0.2, 1.0, 50.0)])
+    assert bool((g.isfinite() & (g > 0)).all())
     assert float(u.min()) > 0 and float(u.max()) < 1
     assert bool(z.isfinite().all())
     assert set(k.flatten().tolist()) <= {1, 2}
@@ -126,7 +161,8 @@ def test_batch_mates_and_padding_change_no_draw(ids, n, inner, axes, data):
     shape = lambda b, sites: (b, *(sites,) * axes, *inner)
     small, large = shape(len(rows), n), shape(len(ids), room)
     cut = (rows, *(slice(n),) * axes)
-    for draw in (Rng.uniform, Rng.normal):
+    gamma = lambda rng, field, step, shape, axes: rng.gamma(field, step, shape, 0.5, axes)
+    for draw in (Rng.uniform, Rng.normal, gamma):
         assert torch.equal(draw(rng[rows], "x", 0, small, axes), draw(rng, "x", 0, large, axes)[cut])
     probs = torch.rand(*large, 5)
     cut_probs = probs[cut]
@@ -152,3 +188,6 @@ def test_errors_name_the_fault():
         Rng(-1, torch.arange(2))
     with pytest.raises(ValueError, match=r"\(3, 4\).*number of samples, 2"):
         Rng(0, torch.arange(2)).uniform("x", 0, (3, 4))
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"concentration .* must be positive and finite, got {bad}"):
+            Rng(0, torch.arange(2)).gamma("x", 0, (2, 4), bad)

@@ -7,6 +7,7 @@ value bit for bit. All else follows: lam = log(alpha / sigma), f = alpha' / alph
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from unisci.state import pad
 
 class Gaussian:
     """What Gaussian processes share. A process defines `level`, and `time` where lam has a closed inverse."""
+
+    is_gaussian: ClassVar[bool] = True  # False where only the noise of the scale family differs: no SDE, no Tweedie
 
     def level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma, each of the shape and dtype of t in [0, 1]."""
