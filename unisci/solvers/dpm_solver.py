@@ -1,16 +1,16 @@
 """DPM-Solver (Lu et al., arXiv 2206.00927), DPM-Solver++ (2211.01095) and UniPC (Zhao et al., 2302.04867).
 
-Each formula is one step from level t to level s, see `unisci.solvers.formulas`. Singlestep formulas (dpm2, dpm3, dpm++2s,
-dpm++3s) make new evaluations inside the step; multistep ones remember the outputs of the steps before, in `past`, newest
-first, as (level, output).
+Each formula is one step from level t to level s, see `unisci.solvers.formulas`. Singlestep formulas (dpm2, dpm3,
+dpm++2s, dpm++3s) make new evaluations inside the step; multistep ones remember the outputs of the steps before, in
+`past`, newest first, as (level, output).
 """
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from unisci.processes.gaussian import to_noise
-from unisci.solvers.exponential import data_step, derivatives, noise_step
+from unisci.solvers.exponential import data_step, derivatives, noise_step, phi
 from unisci.solvers.level import Level
 
 Formula = Callable[..., tuple[Any, Any]]
@@ -24,7 +24,20 @@ def _data(model: Any, x: Any, t: Level) -> Any:
     return model.clean(x, t)
 
 
-def _single_2(output: Callable[..., Any], step: Callable[..., Any]) -> Formula:
+class Form(NamedTuple):
+    """What is taken for a polynomial in lam, the data or the noise; its step; and the sign of z in phi(z)."""
+
+    output: Callable[[Any, Any, Level], Any]
+    step: Callable[..., Any]
+    sign: int
+
+
+DATA, NOISE = Form(_data, data_step, -1), Form(_noise, noise_step, 1)
+
+
+def _single_2(form: Form) -> Formula:
+    output, step, _ = form
+
     def formula(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
         r = model.level(t.lam + (s.lam - t.lam) / 2)
         u = step(x, t, r, [output(model, x, t)])
@@ -33,7 +46,9 @@ def _single_2(output: Callable[..., Any], step: Callable[..., Any]) -> Formula:
     return formula
 
 
-def _single_3(output: Callable[..., Any], step: Callable[..., Any]) -> Formula:
+def _single_3(form: Form) -> Formula:
+    output, step, _ = form
+
     def formula(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
         h = s.lam - t.lam
         first, second = model.level(t.lam + h / 3), model.level(t.lam + 2 * h / 3)
@@ -46,14 +61,27 @@ def _single_3(output: Callable[..., Any], step: Callable[..., Any]) -> Formula:
 
 
 # Algorithms 1 and 2 of arXiv 2206.00927 (r_1 = 1/2; r_1 = 1/3, r_2 = 2/3), and the same on the data.
-dpm2, dpm3 = _single_2(_noise, noise_step), _single_3(_noise, noise_step)
-dpmpp_2s, dpmpp_3s = _single_2(_data, data_step), _single_3(_data, data_step)
+dpm2, dpm3, dpmpp_2s, dpmpp_3s = _single_2(NOISE), _single_3(NOISE), _single_2(DATA), _single_3(DATA)
 
 
-def halfway(d: list[Any], h: float) -> list[Any]:
-    """[D + D' h / 2]: the polynomial's value halfway stands for all of it. A relaxation of D', R = 1 + O(h), that keeps
-    order 2; DPM-Solver++(2M) and UniPC's B_2(h) are this."""
-    return d if len(d) < 2 else [d[0] + h / 2 * d[1]]
+def taylor(z: float) -> float:
+    """The derivative as it is."""
+    return 1.0
+
+
+def bh1(z: float) -> float:
+    """UniPC's B_1(h) = h, as a factor 1 + O(z) on the one derivative of a two-point formula, which keeps order 2."""
+    return 0.5 / phi(2, z)
+
+
+def bh2(z: float) -> float:
+    """UniPC's B_2(h) = e^z - 1, which is DPM-Solver++(2M): the polynomial's value halfway stands for all of it."""
+    return 0.5 * phi(1, z) / phi(2, z)
+
+
+def relaxed(known: list[Any], z: float, factor: Callable[[float], float]) -> list[Any]:
+    """The derivatives of a two-point formula with their one slope relaxed; others as they are."""
+    return [known[0], factor(z) * known[1]] if len(known) == 2 else known
 
 
 def _stencil(past: Any, t: Level, size: int) -> list[tuple[float, Any]]:
@@ -64,21 +92,21 @@ def _stencil(past: Any, t: Level, size: int) -> list[tuple[float, Any]]:
 def dpmpp_2m(model: Any, x: Any, t: Level, s: Level, past: Any, eta: float = 0.0) -> tuple[Any, Any]:
     """DPM-Solver++(2M), algorithm 2; with eta = 1 SDE-DPM-Solver++(2M), section 5, which starts as `ancestral`."""
     d = model.clean(x, t)
-    known = halfway(derivatives(d, _stencil(past, t, 1)), s.lam - t.lam)
+    known = relaxed(derivatives(d, _stencil(past, t, 1)), -(1 + eta) * (s.lam - t.lam), bh2)
     return data_step(x, t, s, known, eta, model.noise() if eta else None), [(t, d)]
 
 
 def multistep(
     model: Any, x: Any, t: Level, s: Level, past: Any, order: int, eta: float = 0.0, damping: float = 1.0
 ) -> tuple[Any, Any]:
-    """The Taylor form of order 2 or 3: D is the polynomial through the last `order` outputs.
+    """The Taylor form: D is the polynomial through the last `order` outputs.
 
-    `damping` multiplies D''. The published third-order multistep formulas hold D'' / 2 where D'' is due (damping .5): an
-    order less in the limit, and often better at few steps.
+    `damping` multiplies D''. The published third-order multistep formulas hold D'' / 2 where D'' is due (damping .5):
+    an order less in the limit, and often better at few steps.
     """
     d = model.clean(x, t)
     known = derivatives(d, _stencil(past, t, order - 1))
-    if len(known) == 3:
+    if len(known) > 2:
         known[2] = damping * known[2]
     return data_step(x, t, s, known, eta, model.noise() if eta else None), [(t, d), *(past or ())][: order - 1]
 
@@ -89,23 +117,24 @@ def noise_multistep(model: Any, x: Any, t: Level, s: Level, past: Any, order: in
     return noise_step(x, t, s, derivatives(e, _stencil(past, t, order - 1))), [(t, e), *(past or ())][: order - 1]
 
 
-def unipc(model: Any, x: Any, t: Level, s: Level, past: Any, order: int) -> tuple[Any, Any]:
-    """UniPC-p, B_2(h), on the data: the output at t first corrects the step that led there (degree p), then predicts.
-
-    past = (x before that step, outputs). One evaluation a step: the output at the uncorrected point is kept.
+def unipc(
+    model: Any, x: Any, t: Level, s: Level, past: Any, order: int, form: Form = DATA, factor: Callable = bh2
+) -> tuple[Any, Any]:
+    """UniPC-p on the data or on the noise: the output at t first corrects the step that led there (degree p), then
+    predicts (degree p - 1). past = (x before that step, outputs). One evaluation a step: the output at the uncorrected
+    point is kept.
     """
-    d = model.clean(x, t)
-    outputs: list[Any] = []
+    output, step, sign = form
+    f, outputs = output(model, x, t), []
     if past is not None:
         before, outputs = past
-        u, d_u = outputs[0]
+        u, f_u = outputs[0]
     if outputs and isfinite(u.lam):
         h = t.lam - u.lam
-        known = derivatives(d_u, [(h, d), *_stencil(outputs[1:], u, order - 1)])
-        x = model.point(data_step(before, u, t, known if len(known) > 2 else halfway(known, h)))
-    known = derivatives(d, _stencil(outputs, t, order - 1))
-    out = data_step(x, t, s, known if len(known) > 2 else halfway(known, s.lam - t.lam))
-    return out, (x, [(t, d), *outputs][:order])
+        known = derivatives(f_u, [(h, f), *_stencil(outputs[1:], u, order - 1)])
+        x = model.point(step(before, u, t, relaxed(known, sign * h, factor)))
+    known = derivatives(f, _stencil(outputs, t, order - 1))
+    return step(x, t, s, relaxed(known, sign * (s.lam - t.lam), factor)), (x, [(t, f), *outputs][:order])
 
 
 def fast(nfe: int) -> list[str]:

@@ -1,8 +1,8 @@
 """Exponential integrators in lam = log(alpha / sigma): the one update behind DDIM, DPM-Solver, DPM-Solver++, UniPC and
 their SDE forms (Unified Sampling Framework, Liu et al., arXiv 2312.07243).
 
-With h = lam_s - lam_t > 0, the linear part is solved exactly and the denoiser's output (or the noise) is a polynomial in
-lam, given by its derivatives at t:
+With h = lam_s - lam_t > 0, the linear part is solved exactly and the denoiser's output (or the noise) is a polynomial
+in lam, given by its derivatives at t:
 
     data:   x_s = (sigma_s / sigma_t) e^(-eta h) x + alpha_s  sum_k (1 + eta) h^(k+1) phi_{k+1}(-(1 + eta) h) D^(k)
                   + sigma_s sqrt(1 - e^(-2 eta h)) xi
@@ -22,7 +22,7 @@ from unisci.solvers.level import Level
 
 
 def phi(k: int, z: float) -> float:
-    """phi_0 = e^z, phi_k(z) = (phi_{k-1}(z) - 1 / (k-1)!) / z; by its series sum_j z^j / (j + k)! where that cancels."""
+    """phi_0 = e^z, phi_k(z) = (phi_{k-1}(z) - 1 / (k-1)!) / z; where that cancels the series sum_j z^j / (j + k)!."""
     if k == 0:
         return exp(z)
     if abs(z) < 0.5:

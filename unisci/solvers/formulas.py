@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from unisci.processes.gaussian import to_noise, to_score
 from unisci.solvers.dpm_solver import (
+    NOISE,
+    bh1,
     dpm2,
     dpm3,
     dpmpp_2m,
@@ -92,8 +94,13 @@ SCHEMES = {
     "2m": Scheme(partial(multistep, order=2), 2),
     "3m": Scheme(partial(multistep, order=3), 3),
     "3m(damping=.5)": Scheme(partial(multistep, order=3, damping=0.5), 2),
+    "dpm4m": Scheme(partial(noise_multistep, order=4), 4),
     "unipc2": Scheme(partial(unipc, order=2), 3),
     "unipc3": Scheme(partial(unipc, order=3), 3),
+    "unipc4": Scheme(partial(unipc, order=4), 3),
+    "unipc1-noise": Scheme(partial(unipc, order=1, form=NOISE, factor=bh1), 2),
+    "unipc2-noise": Scheme(partial(unipc, order=2, form=NOISE, factor=bh1), 3),
+    "unipc4-noise": Scheme(partial(unipc, order=4, form=NOISE, factor=bh1), 3),
     "euler_maruyama": Scheme(euler_maruyama, 1),
     "ancestral": Scheme(ancestral, 1),
     "edm-heun": Scheme(edm_heun, 1, 2),

@@ -5,7 +5,6 @@ points, denoiser outputs and noises into a frozen `Program`; `run` executes any 
     clean = run(denoise, VP().prior(like, rng), compile_solver(VP(), times, "dpm++2m"))
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,52 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unisci.processes.gaussian import Gaussian, lam, time
+from unisci.processes.gaussian import Gaussian
+from unisci.processes.mean_reverting import Shifted
 from unisci.rng import Rng
+from unisci.solvers.blame import blame, fields
 from unisci.solvers.dpm_solver import Formula
 from unisci.solvers.formulas import SCHEMES, advance
+from unisci.solvers.grids import grid  # noqa: F401
 from unisci.solvers.level import levels
 from unisci.solvers.sample import Denoise
 from unisci.solvers.tape import SINGULAR, Form, Number, Row, Tape
 from unisci.state import State, Time, pad
-
-LAST = 1e-3  # the time from which a grid in lam jumps to t = 0, where lam is infinite
-
-
-def grid(
-    process: Gaussian, n: int, kind: str = "lambda", start: float | None = None, end: float = 0.0, rho: float = 7.0
-) -> Tensor:
-    """n + 1 strictly decreasing times from `start` to `end`, float64 on the CPU.
-
-    kind: "time", uniform in t; "lambda", uniform in log(alpha / sigma); "karras", uniform in (sigma / alpha)^(1 / rho)
-    (arXiv 2206.00364). The latter two reach end = 0 by one step from t = 1e-3. start None: 1, or .999 if alpha(1) = 0.
-    Raises ValueError for an unknown kind, n < 1, ends out of order, or a start that the kind cannot have.
-    """
-    if kind not in ("lambda", "time", "karras"):
-        raise ValueError(f"unknown grid kind {kind!r}; known are 'lambda', 'time' and 'karras'")
-    if start is None:
-        start = 1.0 if bool(lam(process, torch.ones((), dtype=torch.float64)).isfinite()) else 0.999
-    if n < 1 or not 0 <= end < start <= 1:
-        raise ValueError(f"a grid needs n >= 1 and 0 <= end < start <= 1, got n = {n}, start = {start}, end = {end}")
-    if kind == "time":
-        return torch.linspace(start, end, n + 1, dtype=torch.float64)
-    if end == 0:
-        if n == 1:
-            return torch.tensor([start, 0.0], dtype=torch.float64)
-        body = grid(process, n - 1, kind, start, min(LAST, start / 2), rho)
-        return torch.cat([body, body.new_zeros(1)])
-    first, last = lam(process, torch.tensor([start, end], dtype=torch.float64)).tolist()
-    if not math.isfinite(first):
-        raise ValueError(f"a {kind} grid cannot start at t = {start}, where alpha is 0; start below, say at 0.999")
-    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
-    if kind == "lambda":
-        at = first + u * (last - first)
-    else:
-        high, low = math.exp(-first / rho), math.exp(-last / rho)
-        at = -rho * (high + u * (low - high)).log()
-    times = time(process, at)
-    times[0], times[-1] = start, end
-    return times
 
 
 class Past(NamedTuple):
@@ -84,14 +48,16 @@ class Program:
 
     name: str
     process: Gaussian
-    grid: tuple[float, ...]
+    grid: tuple[Number, ...]
     steps: tuple[tuple[Row, ...], ...]
     order: int
     model: str = ""
 
     @property
     def times(self) -> Tensor:
-        """The grid as a float64 tensor (n + 1,) on the CPU, for `sample`."""
+        """The grid as a float64 tensor (n + 1,) on the CPU, for `sample`; (n + 1, B) where each sample has its own."""
+        if isinstance(self.grid[0], Tensor):
+            return torch.stack(self.grid)
         return torch.tensor(self.grid, dtype=torch.float64)
 
     @cached_property
@@ -147,9 +113,11 @@ class Program:
         processes = denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
         for name, process in processes.items():
             if process is not self.process and process != self.process:
+                fix = "compile one program for each process and step them in Together"
+                if isinstance(process, Shifted):
+                    fix = "compile for its base and step in Framed(program)"
                 raise ValueError(
-                    f"{self.name} was compiled for {self.process}, but field {name!r} has {process}; "
-                    "compile one program for each process and step them in Together"
+                    f"{self.name} was compiled for {self.process}, but field {name!r} has {process}; {fix}"
                 )
         if self.stochastic and rng is None:
             raise ValueError(f"{self.name} draws noise; pass rng=Rng(seed, ids)")
@@ -160,7 +128,7 @@ class Program:
         for given in t.values() if isinstance(t, dict) else (t,):
             known = not isinstance(given, Tensor) or given.device.type == "cpu"
             if known and bool((torch.as_tensor(given, dtype=torch.float64) - self.grid[k]).abs().max() > 1e-6):
-                raise ValueError(f"time {k} of {self.name} is {self.grid[k]:.6g}, got {given}; pass program.times")
+                raise ValueError(f"time {k} of {self.name} is {self.grid[k]}, got {given}; pass program.times")
 
 
 def _time(t: Number, x: State) -> Tensor:
@@ -185,19 +153,19 @@ def _times(c: Number, v: Tensor) -> Tensor:
 def _combine(terms: list[tuple[Number, State]]) -> State:
     """The sum of coefficient times state. Each product is rounded before it is added: a fused kernel may round the
     lanes of a vector unlike its tail, and then a sample would depend on its batch."""
-    coefficients, states = zip(*terms, strict=True)
-    if isinstance(states[0], dict):
-        return {k: _combine([(c, v[k]) for c, v in terms]) for k in states[0]}
+    first = terms[0][1]
+    if isinstance(first, dict):
+        return {k: _combine([(c, v[k]) for c, v in terms]) for k in first}
     total = _times(*terms[0])
     for c, v in terms[1:]:
         total = total + _times(c, v)
     return total
 
 
-def trace(
-    name: str, formula: Formula | Sequence[Formula], order: int, process: Gaussian, times: Tensor
-) -> Program:
+def trace(name: str, formula: Formula | Sequence[Formula], order: int, process: Gaussian, times: Tensor) -> Program:
     """The program of a formula, or of one for each step, on a grid; see `compile_solver`."""
+    if not isinstance(process, Gaussian):
+        raise ValueError(f"{name} steps Gaussian processes, not {process}; for a Shifted one, compile for its base")
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a grid has one axis and two times or more, got shape {tuple(times.shape)}")
@@ -216,7 +184,7 @@ def trace(
         x, before = tape.land(x), formula
         steps.append(tuple(tape.rows))
         tape.rows = []
-    if not getattr(process, "is_gaussian", True) and any(row.noise is not None for rows in steps for row in rows):
+    if not process.is_gaussian and any(row.noise is not None for rows in steps for row in rows):
         raise ValueError(f"{name} adds Gaussian noise, which {process} does not have; take a deterministic scheme")
     return Program(name, process, tuple(times.tolist()), tuple(steps), order)
 
@@ -245,13 +213,14 @@ def run(
     rng: Rng | None = None,
     after: Callable[[State, Time], State] | None = None,
     on_step: Callable[[State, Time], None] | None = None,
+    check: bool = True,
 ) -> State:
     """Solve from x at the program's first time to its last; equal to `sample` with the program as its solver.
 
     x: a tensor or a dict of Gaussian fields. Step k draws its noise from rng.at(k). `after(x, s)` pins or projects the
     state after a step; `on_step(x, s)` then watches it. Makes program.nfe evaluations. Raises as `Program.check`, and
     ValueError where the result is not finite: which step's output, of which field and samples, was the first to blame.
-    On an accelerator that last check is the one place that waits for it.
+    On an accelerator that is the one place that waits for it; check = False leaves it out.
     """
     program.check(denoise, x, rng)
     start, memory = x, None
@@ -261,39 +230,6 @@ def run(
             x = after(x, s)
         if on_step is not None:
             on_step(x, s)
-    if not all(bool(v.isfinite().all()) for v in _fields(x).values()):
-        raise ValueError(_blame(denoise, start, program, rng, after))
+    if check and not all(bool(v.isfinite().all()) for v in fields(x).values()):
+        raise ValueError(blame(denoise, start, program, rng, after))
     return x
-
-
-def _fields(x: State) -> dict[str, Tensor]:
-    return x if isinstance(x, dict) else {"x": x}
-
-
-def _blame(denoise: Denoise, x: State, program: Program, rng: Rng | None, after: Callable | None) -> str:
-    """Where a run turned non-finite: it is made again, which gives the same numbers, and looked at closely."""
-    found: list[str] = []
-
-    def look(what: str, fields: State) -> None:
-        for name, v in _fields(fields).items():
-            bad = (~v.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-            if bad and not found:
-                found.append(f"{what} is not finite in field {name!r} of samples {bad[:8]} (of {len(v)})")
-
-    class Watched:
-        process, schema = denoise.process, denoise.schema
-
-        def __call__(self, x: State, t: Time) -> State:
-            out = denoise(x, t)
-            look(f"the denoiser's output at step {k}, t = {float(t.max()):.4g},", out)
-            return out
-
-    look("the start", x)
-    memory = None
-    for k, s in enumerate(program.times[1:]):
-        x, memory = program.advance(Watched(), x, memory, rng.at(k) if program.stochastic else rng)
-        x = x if after is None else after(x, s)
-        look(f"the state after step {k}", x)
-        if found:
-            break
-    return f"{program.name}: {found[0] if found else 'the result is not finite, but a second run was'}"
