@@ -7,7 +7,7 @@ points, denoiser outputs and noises into a frozen `Program`; `run` executes any 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -101,11 +101,12 @@ class Program:
         points, (keep_points, keep_cleans) = (x, *older), self.depth
         for stage, row in enumerate(self.steps[k]):
             if row.time is not None:
-                cleans = (denoise(points[0], _time(row.time, x)), *cleans)
-            terms = [(c, points[back]) for back, c in row.points] + [(c, cleans[back]) for back, c in row.cleans]
+                cleans = (denoise(points[0], _time(row.time, x)), *cleans[: keep_cleans - 1])
+            terms = [_times(c, points[back]) for back, c in row.points]
+            terms += [_times(c, cleans[back]) for back, c in row.cleans]
             if row.noise is not None:
-                terms.append((row.noise, _draw(denoise, x, rng, stage)))
-            points, cleans = (_combine(terms), *points[:keep_points]), cleans[:keep_cleans]
+                terms.append(_times(row.noise, _draw(denoise, x, rng, stage)))
+            points = (_total(terms), *points[:keep_points])
         return points[0], Past(k + 1, points[1:keep_points], cleans)
 
     def check(self, denoise: Denoise, x: State, rng: Rng | None) -> None:
@@ -132,11 +133,16 @@ class Program:
 
 
 def _time(t: Number, x: State) -> Tensor:
-    """t as a tensor on x's device: () filled in place, as a copy from the host would wait for it, or (B,)."""
+    """t as a tensor on x's device, () or (B,)."""
     like = next(iter(x.values())) if isinstance(x, dict) else x
-    if isinstance(t, Tensor):
-        return t.to(like.dtype)
-    return torch.full((), t, dtype=like.dtype, device=like.device)
+    return t.to(like.dtype) if isinstance(t, Tensor) else _scalar(t, like.dtype, like.device)
+
+
+@lru_cache(maxsize=4096)
+def _scalar(t: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Filled in place: a copy from the host would wait for the device. Kept, as a run asks for the same again."""
+    with torch.inference_mode(False):  # else no later call could save it for a backward pass
+        return torch.full((), t, dtype=dtype, device=device)
 
 
 def _draw(denoise: Denoise, x: State, rng: Rng, stage: int) -> State:
@@ -146,20 +152,23 @@ def _draw(denoise: Denoise, x: State, rng: Rng, stage: int) -> State:
     return {k: rng.normal(k, stage, tuple(v.shape), denoise.schema[k].axes).to(v.dtype) for k, v in x.items()}
 
 
-def _times(c: Number, v: Tensor) -> Tensor:
-    return pad(c, v).to(v.dtype) * v if isinstance(c, Tensor) else v if c == 1 else c * v
+def _times(c: Number, v: State) -> State:
+    """c v. A product is rounded before it is added: a fused kernel may round the lanes of a vector unlike its tail, and
+    then a sample would depend on its batch."""
+    if isinstance(v, dict):
+        return {k: _times(c, field) for k, field in v.items()}
+    if isinstance(c, Tensor):
+        return pad(c, v).to(v.dtype) * v
+    return v if c == 1 else v * c  # c * v would try the float's own product first
 
 
-def _combine(terms: list[tuple[Number, State]]) -> State:
-    """The sum of coefficient times state. Each product is rounded before it is added: a fused kernel may round the
-    lanes of a vector unlike its tail, and then a sample would depend on its batch."""
-    first = terms[0][1]
-    if isinstance(first, dict):
-        return {k: _combine([(c, v[k]) for c, v in terms]) for k in first}
-    total = _times(*terms[0])
-    for c, v in terms[1:]:
-        total = total + _times(c, v)
-    return total
+def _total(terms: list[State]) -> State:
+    if isinstance(terms[0], dict):
+        return {k: _total([term[k] for term in terms]) for k in terms[0]}
+    out = terms[0]
+    for term in terms[1:]:
+        out = out + term
+    return out
 
 
 def trace(name: str, formula: Formula | Sequence[Formula], order: int, process: Gaussian, times: Tensor) -> Program:
@@ -223,13 +232,13 @@ def run(
     On an accelerator that is the one place that waits for it; check = False leaves it out.
     """
     program.check(denoise, x, rng)
-    start, memory = x, None
-    for k, s in enumerate(program.times[1:]):
+    start, memory, times = x, None, program.times
+    for k in range(len(program.steps)):
         x, memory = program.advance(denoise, x, memory, rng.at(k) if program.stochastic else rng)
         if after is not None:
-            x = after(x, s)
+            x = after(x, times[k + 1])
         if on_step is not None:
-            on_step(x, s)
+            on_step(x, times[k + 1])
     if check and not all(bool(v.isfinite().all()) for v in fields(x).values()):
         raise ValueError(blame(denoise, start, program, rng, after))
     return x
