@@ -27,8 +27,9 @@ from unisci.processes.gaussian import (
 )
 from unisci.rng import Rng
 from unisci.solvers.formulas import heun
+from unisci.solvers.grids import grid
 from unisci.solvers.level import levels
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.program import compile_solver, run
 
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 each = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)

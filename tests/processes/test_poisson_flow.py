@@ -13,7 +13,8 @@ from tests.test_rng import kolmogorov
 from unisci.processes.gaussian import EDM, VP, Cosine, Gaussian, lam, level_for
 from unisci.processes.poisson_flow import WIDEST, StudentT, kernel_score
 from unisci.rng import Rng
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 
 F64 = torch.float64
 CHARGES = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], dtype=F64)

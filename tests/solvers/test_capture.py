@@ -7,7 +7,8 @@ from tests.oracles import GaussianOracle
 from unisci.processes.gaussian import VP
 from unisci.rng import Rng
 from unisci.solvers.capture import capture
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 
 DEVICES = [
     "cpu",

@@ -10,7 +10,8 @@ from tests.oracles import AROracle
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP
 from unisci.rng import Rng
 from unisci.solvers.gaussian_law import GaussianLaw, stack
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.teleport import GaussianDenoise
 
 F64 = torch.float64

@@ -16,8 +16,9 @@ from unisci.processes.gaussian import VP, lam, to_noise
 from unisci.processes.mean_reverting import Shifted
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
+from unisci.solvers.grids import grid
 from unisci.solvers.mr_sampler import Framed
-from unisci.solvers.program import compile_solver, grid, trace
+from unisci.solvers.program import compile_solver, trace
 from unisci.solvers.sample import Together, sample
 from unisci.solvers.tokens import Ancestral
 

@@ -11,6 +11,7 @@ from tests.oracles import MixtureOracle
 from unisci.processes.gaussian import VP, time
 from unisci.rng import Rng
 from unisci.solvers import optimal_transport
+from unisci.solvers.grids import grid
 from unisci.solvers.optimal_transport import (
     SemiDiscreteMap,
     dual,
@@ -19,7 +20,7 @@ from unisci.solvers.optimal_transport import (
     noised_targets,
     transport_start,
 )
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.program import compile_solver, run
 
 F64 = torch.float64
 

@@ -8,8 +8,9 @@ from unisci.batch import Field
 from unisci.processes.gaussian import EDM, VP
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
+from unisci.solvers.grids import grid
 from unisci.solvers.per_sample import stack
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.program import compile_solver, run
 
 WHICH = torch.tensor([0, 2, 1, 1, 0, 2])
 

@@ -15,8 +15,9 @@ from unisci.processes.mean_reverting import Shifted
 from unisci.rng import Rng
 from unisci.solvers.dpm_solver import fast
 from unisci.solvers.formulas import SCHEMES, advance
+from unisci.solvers.grids import grid
 from unisci.solvers.level import levels
-from unisci.solvers.program import compile_solver, grid, run, trace
+from unisci.solvers.program import compile_solver, run, trace
 
 F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]

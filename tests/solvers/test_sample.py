@@ -8,7 +8,8 @@ from unisci.batch import Field
 from unisci.processes.gaussian import EDM, VP, Linear
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.sample import Together, sample
 from unisci.state import fieldwise
 

@@ -9,8 +9,9 @@ from tests.oracles import GaussianOracle
 from unisci.processes.gaussian import EDM, VP, Gaussian
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
+from unisci.solvers.grids import grid
 from unisci.solvers.per_sample import stack
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.saved import load, save
 
 

@@ -8,8 +8,9 @@ from tests.solvers.test_program import Counting
 from unisci.processes.gaussian import VP, lam
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
+from unisci.solvers.grids import grid
 from unisci.solvers.predictor import Predictor, features, kendall
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.refine import Problem, as_program, full_table, refine
 from unisci.solvers.search import Dice, compile_schedule, founders, mutate, search
 

@@ -10,7 +10,8 @@ from unisci.processes.categorical import uniform
 from unisci.processes.gaussian import VE, VP, Cosine, Gaussian, lam
 from unisci.rng import Rng
 from unisci.solvers.gaussian_law import GaussianLaw
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.teleport import teleport
 
 F64 = torch.float64

@@ -8,7 +8,8 @@ import torch
 from tests.oracles import three_modes
 from unisci.processes.gaussian import VP, Cosine
 from unisci.solvers.dpm_solver import DATA, NOISE, bh1, taylor, unipc
-from unisci.solvers.program import compile_solver, grid, run, trace
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run, trace
 from unisci.solvers.unified import Decision, unified, uniform
 
 KNOWN = {

@@ -11,7 +11,8 @@ from tests.solvers.test_teleport import law_of
 from unisci.processes.gaussian import VE, VP, Linear, lam
 from unisci.rng import Rng
 from unisci.solvers.gaussian_law import GaussianLaw
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.teleport import GaussianDenoise, teleport
 from unisci.theory.gaussian import choose, emerged, emergence, gap, saved_calls, sensitivity
 

@@ -8,7 +8,8 @@ from unisci.networks.low_rank import LowRankMixture
 from unisci.processes.gaussian import VP, Linear
 from unisci.rng import Rng
 from unisci.solvers.gaussian_law import GaussianLaw
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 from unisci.solvers.teleport import GaussianDenoise
 from unisci.theory.gaussian import sensitivity
 from unisci.theory.jacobian import edit_along, energy_rank, intrinsic_dimension, jacobian_rank, singular_directions

@@ -10,7 +10,8 @@ from tests.oracles import LowRankMixtureOracle
 from unisci.networks.low_rank import LowRankMixture, random_bases
 from unisci.processes.gaussian import VP
 from unisci.rng import Rng
-from unisci.solvers.program import compile_solver, grid, run
+from unisci.solvers.grids import grid
+from unisci.solvers.program import compile_solver, run
 from unisci.theory.subspaces import (
     Clustering,
     LowRankDenoise,

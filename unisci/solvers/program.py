@@ -21,7 +21,6 @@ from unisci.rng import Rng
 from unisci.solvers.blame import blame, fields
 from unisci.solvers.dpm_solver import Formula
 from unisci.solvers.formulas import SCHEMES, advance
-from unisci.solvers.grids import grid  # noqa: F401
 from unisci.solvers.level import levels
 from unisci.solvers.sample import Denoise
 from unisci.solvers.tape import SINGULAR, Form, Number, Row, Tape

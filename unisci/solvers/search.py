@@ -16,8 +16,9 @@ from torch import Tensor
 
 from unisci.processes.gaussian import Gaussian, lam, time
 from unisci.rng import Rng
+from unisci.solvers.grids import grid
 from unisci.solvers.predictor import Predictor, Schedule, features
-from unisci.solvers.program import Program, grid, trace
+from unisci.solvers.program import Program, trace
 from unisci.solvers.refine import Problem, Start, refine
 from unisci.solvers.sample import Denoise
 from unisci.solvers.unified import FACTORS, FORMS, Decision, unified, uniform
