@@ -17,6 +17,7 @@ F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 SDE = ("euler_maruyama", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
+KINDER = tuple(name for name in ODE if SCHEMES[name].order == 3) + ("dpm4m",)
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 
 
@@ -43,17 +44,17 @@ def endpoints():
 def test_order_on_a_mixture(name, endpoints):
     """Median endpoint error over 64 points, steps uniform in lam (S35, check 1).
 
-    Multistep schemes start by lower orders. From t = 1, where D hardly moves at first, that costs nothing, and
-    UniPC does better than its own order; it shows that from t = .4.
+    Multistep schemes start by lower orders. From t = 1, where D hardly moves at first, that costs nothing, and the
+    highest do better than their order in the limit; they show that from t = .4.
     """
-    process, denoise, start = VP(), three_modes(VP()), 0.4 if name in ("unipc3", "unipc4", "unipc4-noise") else 1.0
+    process, denoise, start = VP(), three_modes(VP()), 0.4 if name in ("dpm4m", "unipc3", "unipc4", "unipc4-noise") else 1.0
     x, exact = endpoints
     errors = {}
-    for n in (160, 320, 640) if name in ("3m", "dpm4m") else (40, 80, 160, 320):
+    for n in (160, 320, 640) if name == "3m" else (40, 80, 160, 320):
         program = compile_solver(process, grid(process, n, start=start, end=1e-3), name)
         errors[n] = (run(denoise, x, program) - exact[start]).norm(dim=1).median().item()
     assert slope(errors) == pytest.approx(SCHEMES[name].order, abs=0.2)
-    assert errors[320] < {1: 8e-3, 2: 1e-4, 3: 3e-6, 4: 1e-7}[SCHEMES[name].order]
+    assert errors[320] < {1: 8e-3, 2: 1e-4, 3: 3e-6}[SCHEMES[name].order]
 
 
 @pytest.mark.parametrize("name", ODE)
@@ -108,7 +109,7 @@ def test_strong_order_on_a_mixture(name):
 @each_process
 @pytest.mark.parametrize("name", ODE)
 def test_gaussian_flow(process, name):
-    """Against the exact flow of a Gaussian, in every process (S35, check 2). It is kinder than its order to order 3."""
+    """Against the exact flow of a Gaussian, in every process (S35, check 2). It is kinder than it must be to KINDER."""
     denoise = GaussianOracle(process, 0.3, 0.5)
     errors = {}
     for n in (50, 100, 200):
@@ -117,7 +118,7 @@ def test_gaussian_flow(process, name):
         exact = denoise.flow(x, times[0], times[-1])
         errors[n] = (run(denoise, x, compile_solver(process, times, name)) - exact).abs().max().item()
     order = SCHEMES[name].order
-    assert slope(errors) == pytest.approx(order, abs=0.2) or slope(errors) > order >= 3
+    assert slope(errors) == pytest.approx(order, abs=0.2) or (slope(errors) > order and name in KINDER)
 
 
 def variance(process, name: str, times: Tensor, std: float = 0.5) -> float:

@@ -29,7 +29,8 @@ from unisci.solvers.level import Level
 
 class Scheme(NamedTuple):
     """A formula; its order: of the endpoint error of an ODE scheme, of the strong error of an SDE scheme; and its
-    evaluations a step."""
+    evaluations a step. 3m and dpm3m have theirs from t = 1, where D hardly moves in their first steps, and 2 from
+    further down."""
 
     formula: Callable[..., tuple[Any, Any]]
     order: int
@@ -94,7 +95,7 @@ SCHEMES = {
     "2m": Scheme(partial(multistep, order=2), 2),
     "3m": Scheme(partial(multistep, order=3), 3),
     "3m(damping=.5)": Scheme(partial(multistep, order=3, damping=0.5), 2),
-    "dpm4m": Scheme(partial(noise_multistep, order=4), 4),
+    "dpm4m": Scheme(partial(noise_multistep, order=4), 2),  # its first step's order; 3 to 4 from t = 1
     "unipc2": Scheme(partial(unipc, order=2), 3),
     "unipc3": Scheme(partial(unipc, order=3), 3),
     "unipc4": Scheme(partial(unipc, order=4), 3),
