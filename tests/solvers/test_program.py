@@ -305,6 +305,16 @@ def test_a_name_for_each_step():
         compile_solver(p, grid(p, 2), ["ddim", "dpm9"])
 
 
+def test_another_formula_starts_anew():
+    """Where the name changes, what the formula before remembered is not its own to use."""
+    p, x, denoise = VP(), normal(8, 2), three_modes(VP())
+    times = grid(p, 6, end=1e-3)
+    mixed = run(denoise, x, compile_solver(p, times, ["dpm3m"] * 3 + ["3m"] * 3))
+    apart = run(denoise, x, compile_solver(p, times[:4], "dpm3m"))
+    apart = run(denoise, apart, compile_solver(p, times[3:], "3m"))
+    torch.testing.assert_close(mixed, apart, rtol=0, atol=1e-12)
+
+
 def test_a_formula_cannot_reuse_a_draw():
     def reuses(model, x, t, s, past):
         xi = past or model.noise()

@@ -94,6 +94,7 @@ SCHEMES = {
     "dpm++2m": Scheme(dpmpp_2m, 2),
     "2m": Scheme(partial(multistep, order=2), 2),
     "3m": Scheme(partial(multistep, order=3), 3),
+    "4m": Scheme(partial(multistep, order=4), 2),  # as dpm4m
     "3m(damping=.5)": Scheme(partial(multistep, order=3, damping=0.5), 2),
     "dpm4m": Scheme(partial(noise_multistep, order=4), 2),  # its first step's order; 3 to 4 from t = 1
     "unipc2": Scheme(partial(unipc, order=2), 3),
