@@ -17,7 +17,8 @@ F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 SDE = ("euler_maruyama", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
-KINDER = tuple(name for name in ODE if SCHEMES[name].order == 3) + ("4m", "dpm4m")
+KINDER = tuple(name for name in ODE if SCHEMES[name].order == 3 or name in ("4m", "dpm4m"))
+LATE = ("4m", "dpm4m", "unipc3", "unipc4", "unipc4-noise")
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 
 
@@ -47,7 +48,7 @@ def test_order_on_a_mixture(name, endpoints):
     Multistep schemes start by lower orders. From t = 1, where D hardly moves at first, that costs nothing, and the
     highest do better than their order in the limit; they show that from t = .4.
     """
-    process, denoise, start = VP(), three_modes(VP()), 0.4 if name in ("4m", "dpm4m", "unipc3", "unipc4", "unipc4-noise") else 1.0
+    process, denoise, start = VP(), three_modes(VP()), 0.4 if name in LATE else 1.0
     x, exact = endpoints
     errors = {}
     for n in (160, 320, 640) if name == "3m" else (40, 80, 160, 320):

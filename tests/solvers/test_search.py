@@ -167,3 +167,18 @@ def test_bad_searches_are_refused(problem):
             search(p.denoise, p.process, p.noises, p.reference, rng=rng, **bad)
     with pytest.raises(ValueError, match="give one shape"):
         search(p.denoise, p.process, p.noises, p.reference[:4], 3, 50, rng)
+    with pytest.raises(ValueError, match="one field as a bare tensor"):
+        search(p.denoise, p.process, {"a": p.noises}, p.reference, 3, 50, rng)
+    with pytest.raises(ValueError, match="pass the denoiser's own"):
+        search(p.denoise, VP(0.1, 19.0), p.noises, p.reference, 3, 50, rng)
+    with pytest.raises(ValueError, match="not finite"):
+        search(p.denoise, p.process, p.noises, p.reference / 0, 3, 50, rng)
+
+
+def test_a_search_in_single_precision(problem):
+    """Differences wide enough for float32: the least squares still descend."""
+    p = part(problem, 0, 128)
+    single = Problem(three_modes(p.process, torch.float32), p.process, p.noises.float(), p.reference.float())
+    program = compile_solver(p.process, grid(p.process, 4, start=0.9, end=0.02), "dpm++2m")
+    found = refine(program, single, 80)
+    assert single.error(found[-1]) < single.error(found[0]) / 2

@@ -122,14 +122,10 @@ def search(
     The first half of the noises is searched on, the other half chooses among the best found: some samples end far off
     because they took another mode, so take hundreds or more. budget: evaluations of a program on half of the noises, a
     quarter of them for evolution. start: takes x_1 to the program's first time in closed form. model: kept in the
-    program, see `Program.model`. Raises ValueError where nfe < 1, budget < 8, or noises and reference do not match.
+    program, see `Program.model`. Raises ValueError where nfe < 1, budget < 8, noises and reference do
+    not match or are not finite, or the denoiser has another process or several fields.
     """
-    if nfe < 1 or budget < 8:
-        raise ValueError(f"a search needs nfe >= 1 and budget >= 8, got nfe = {nfe}, budget = {budget}")
-    if noises.shape != reference.shape or len(noises) < 4:
-        raise ValueError(
-            f"noises {tuple(noises.shape)} and reference {tuple(reference.shape)}: give one shape, of 4 samples or more"
-        )
+    _check(denoise, process, noises, reference, nfe, budget)
     train, held_out = (
         Problem(denoise, process, noises[half], reference[half], start)
         for half in (slice(None, len(noises) // 2), slice(len(noises) // 2, None))
@@ -139,3 +135,18 @@ def search(
         best = [replace(compile_schedule(process, schedule), model=model) for _, schedule in seen[:4]]
         best += refine(best[0], train, budget - budget // 4, model)
         return min(best, key=held_out.error)
+
+
+def _check(denoise: Denoise, process: Gaussian, noises: Tensor, reference: Tensor, nfe: int, budget: int) -> None:
+    if nfe < 1 or budget < 8:
+        raise ValueError(f"a search needs nfe >= 1 and budget >= 8, got nfe = {nfe}, budget = {budget}")
+    if isinstance(noises, dict) or isinstance(denoise.process, dict):
+        raise ValueError("a search takes one field as a bare tensor; wrap the denoiser to show it one field")
+    if denoise.process != process:
+        raise ValueError(f"the denoiser has {denoise.process}, the search is for {process}; pass the denoiser's own")
+    if noises.shape != reference.shape or len(noises) < 4:
+        raise ValueError(
+            f"noises {tuple(noises.shape)} and reference {tuple(reference.shape)}: give one shape, of 4 samples or more"
+        )
+    if not bool(noises.isfinite().all() and reference.isfinite().all()):
+        raise ValueError("noises or reference are not finite; solve the reference again with more steps")
