@@ -158,7 +158,14 @@ def _times(c: Number, v: State) -> State:
         return {k: _times(c, field) for k, field in v.items()}
     if isinstance(c, Tensor):
         return pad(c, v).to(v.dtype) * v
-    return v if c == 1 else v * c  # c * v would try the float's own product first
+    return v if c == 1 else v * _number(c)
+
+
+@lru_cache(maxsize=4096)
+def _number(c: float) -> Tensor:
+    """c as a scalar on the CPU, which multiplies a tensor on any device as c does, bit for bit, and sooner."""
+    with torch.inference_mode(False):
+        return torch.tensor(c, dtype=torch.float64)
 
 
 def _total(terms: list[State]) -> State:
