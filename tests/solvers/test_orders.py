@@ -15,7 +15,7 @@ from unisci.solvers.program import compile_solver, run
 
 F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
-SDE = ("euler_maruyama", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
+SDE = ("euler_maruyama", "reverse_diffusion", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
 KINDER = tuple(name for name in ODE if SCHEMES[name].order == 3 or name in ("4m", "dpm4m"))
 LATE = ("4m", "dpm4m", "unipc3", "unipc4", "unipc4-noise")

@@ -11,9 +11,10 @@ from unisci.batch import Field
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP, level_for, time
 from unisci.rng import Rng
+from unisci.solvers.formulas import reverse_diffusion
 from unisci.solvers.grids import grid
 from unisci.solvers.level import levels
-from unisci.solvers.predictor_corrector import Langevin, PredictorCorrector, by_norm, by_schedule, reverse_diffusion
+from unisci.solvers.predictor_corrector import Langevin, PredictorCorrector, by_norm, by_schedule
 from unisci.solvers.program import compile_solver, run, trace
 from unisci.solvers.sample import sample
 

@@ -23,7 +23,7 @@ F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 EVALUATIONS = {name: 1 for name in SCHEMES}
 EVALUATIONS |= {"heun": 2, "dpm2": 2, "dpm++2s": 2, "edm-heun": 2, "dpm3": 3, "dpm++3s": 3}
-SDE = ("euler_maruyama", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
+SDE = ("euler_maruyama", "reverse_diffusion", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 each_scheme = pytest.mark.parametrize("name", SCHEMES)

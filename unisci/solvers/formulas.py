@@ -50,6 +50,19 @@ def euler_maruyama(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[A
     return x - dt * (t.f * x - t.g2 * score) + sqrt(t.g2 * dt) * model.noise(), None
 
 
+def reverse_diffusion(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
+    """The forward step x_t = a x_s + sqrt(v) xi, reversed as the SDE is (arXiv 2011.13456, appendix E):
+    x_s = (2 - a) x + v score + sqrt(v) xi, a = alpha_t / alpha_s, v = sigma_t^2 - a^2 sigma_s^2. Order 1, one
+    evaluation.
+
+    For VE v = sigma_t^2 - sigma_s^2, for VP a = sqrt(1 - v), as in the paper.
+    """
+    a = t.alpha / s.alpha
+    v = t.sigma**2 - a**2 * s.sigma**2
+    score = to_score(model.clean(x, t), x, t.alpha, t.sigma)
+    return (2 - a) * x + v * score + sqrt(v) * model.noise(), None
+
+
 def ancestral(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, None]:
     """Ancestral step of DDPM (arXiv 2006.11239) for any schedule: x_s = alpha_s D + sigma_s (sqrt(1 - tau) e
     + sqrt(tau) xi), tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2. Order 1, one evaluation."""
@@ -104,6 +117,7 @@ SCHEMES = {
     "unipc2-noise": Scheme(partial(unipc, order=2, form=NOISE, factor=bh1), 3),
     "unipc4-noise": Scheme(partial(unipc, order=4, form=NOISE, factor=bh1), 3),
     "euler_maruyama": Scheme(euler_maruyama, 1),
+    "reverse_diffusion": Scheme(reverse_diffusion, 1),
     "ancestral": Scheme(ancestral, 1),
     "edm-heun": Scheme(edm_heun, 1, 2),
     "sde-dpm++2m": Scheme(partial(dpmpp_2m, eta=1.0), 1),

@@ -9,15 +9,13 @@ means over the batch; here they belong to one sample, so that no sample depends 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unisci.processes.gaussian import Gaussian, level_for, to_score
+from unisci.processes.gaussian import Gaussian, level_for
 from unisci.rng import Rng
-from unisci.solvers.level import Level
 from unisci.solvers.sample import Denoise, Solver
 from unisci.solvers.score import check_gaussian, exists, score_of, site_axes, time_for
 from unisci.state import State, Time, fieldwise
@@ -100,19 +98,6 @@ class PredictorCorrector:
         """One step from t to s. Raises ValueError as the predictor and `Langevin.correct` do."""
         x, memory = self.predictor.step(denoise, x, t, s, memory, rng)
         return self.corrector.correct(denoise, x, s, rng), memory
-
-
-def reverse_diffusion(model: Any, x: Any, t: Level, s: Level, past: Any) -> tuple[Any, Any]:
-    """The forward step x_t = a x_s + sqrt(v) xi, reversed as the SDE is (arXiv 2011.13456, appendix E):
-    x_s = (2 - a) x + v score + sqrt(v) xi, a = alpha_t / alpha_s, v = sigma_t^2 - a^2 sigma_s^2. Order 1, one
-    evaluation.
-
-    For VE v = sigma_t^2 - sigma_s^2, for VP a = sqrt(1 - v), as in the paper. A formula for `program.trace`.
-    """
-    a = t.alpha / s.alpha
-    v = t.sigma**2 - a**2 * s.sigma**2
-    score = to_score(model.clean(x, t), x, t.alpha, t.sigma)
-    return (2 - a) * x + v * score + sqrt(v) * model.noise(), None
 
 
 def _is_zero(t: Time) -> bool:
