@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.oracles import GaussianOracle, three_modes
-from tests.solvers.test_program import Counting
+from tests.solvers.test_program import SDE, Counting
 from unisci.processes.gaussian import VP, lam
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
@@ -15,9 +15,7 @@ from unisci.solvers.refine import Problem, as_program, full_table, refine
 from unisci.solvers.search import Dice, compile_schedule, founders, mutate, search
 
 F64 = torch.float64
-ONE_CALL = [
-    n for n, s in SCHEMES.items() if s.evaluations == 1 and "sde" not in n and n not in ("euler_maruyama", "ancestral")
-]
+ONE_CALL = [n for n, s in SCHEMES.items() if s.evaluations == 1 and n not in SDE]
 
 
 def normal(*shape, seed=0):
