@@ -22,7 +22,7 @@ PROCESS = VP()
 CALLS = (5, 6, 8, 10, 15, 20, 30)
 SEARCHED, SEARCH, TELEPORTED = (5, 10), "searched", "teleported, searched"
 # Grids may start below t = 1, as "leading" timesteps do, and end above 0, as final_sigmas_type = "sigma_min" does.
-KINDS, SPANS = ("lambda", "time", "karras"), [(1.0, 0.0), *product((1.0, 0.95, 0.85), (1e-3, 3e-3, 1e-2, 2e-2))]
+KINDS, SPANS = ("lambda", "time", "karras"), [(1.0, 0.0), *product((1.0, 0.98, 0.95, 0.85), (1e-3, 3e-3, 1e-2, 2e-2))]
 Scores = dict[tuple[str, str, int], Tensor]  # (method, configuration, calls): error by law
 
 

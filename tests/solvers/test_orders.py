@@ -18,7 +18,7 @@ PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 SDE = ("euler_maruyama", "reverse_diffusion", "ancestral", "edm-heun", "sde-dpm++2m", "sde-2m", "sde-dpm++3m")
 ODE = tuple(name for name in SCHEMES if name not in SDE)
 KINDER = tuple(name for name in ODE if SCHEMES[name].order == 3 or name in ("4m", "dpm4m"))
-LATE = ("4m", "dpm4m", "unipc3", "unipc4", "unipc4-noise")
+LATE = ("4m", "dpm4m", "sa-solver", "unipc3", "unipc4", "unipc4-noise")
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 
 

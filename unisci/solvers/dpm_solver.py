@@ -118,11 +118,21 @@ def noise_multistep(model: Any, x: Any, t: Level, s: Level, past: Any, order: in
 
 
 def unipc(
-    model: Any, x: Any, t: Level, s: Level, past: Any, order: int, form: Form = DATA, factor: Callable = bh2
+    model: Any,
+    x: Any,
+    t: Level,
+    s: Level,
+    past: Any,
+    order: int,
+    form: Form = DATA,
+    factor: Callable[[float], float] = bh2,
+    degree: int | None = None,
 ) -> tuple[Any, Any]:
-    """UniPC-p on the data or on the noise: the output at t first corrects the step that led there (degree p), then
-    predicts (degree p - 1). past = (x before that step, outputs). One evaluation a step: the output at the uncorrected
-    point is kept.
+    """UniPC-p on the data or on the noise: the output at t first corrects the step that led there, then predicts
+    (degree p - 1). past = (x before that step, outputs). One evaluation a step: the output at the uncorrected point is
+    kept.
+
+    degree: of the correction, p by default; p - 2 is SA-Solver (arXiv 2309.05019) without its noise.
     """
     output, step, sign = form
     f, outputs = output(model, x, t), []
@@ -131,7 +141,7 @@ def unipc(
         u, f_u = outputs[0]
     if outputs and isfinite(u.lam):
         h = t.lam - u.lam
-        known = derivatives(f_u, [(h, f), *_stencil(outputs[1:], u, order - 1)])
+        known = derivatives(f_u, [(h, f), *_stencil(outputs[1:], u, (order if degree is None else degree) - 1)])
         x = model.point(step(before, u, t, relaxed(known, sign * h, factor)))
     known = derivatives(f, _stencil(outputs, t, order - 1))
     return step(x, t, s, relaxed(known, sign * (s.lam - t.lam), factor)), (x, [(t, f), *outputs][:order])

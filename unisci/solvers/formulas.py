@@ -113,6 +113,7 @@ SCHEMES = {
     "unipc2": Scheme(partial(unipc, order=2), 3),
     "unipc3": Scheme(partial(unipc, order=3), 3),
     "unipc4": Scheme(partial(unipc, order=4), 3),
+    "sa-solver": Scheme(partial(unipc, order=4, degree=2), 3),  # predictor of 4 and corrector of 3 points
     "unipc1-noise": Scheme(partial(unipc, order=1, form=NOISE, factor=bh1), 2),
     "unipc2-noise": Scheme(partial(unipc, order=2, form=NOISE, factor=bh1), 3),
     "unipc4-noise": Scheme(partial(unipc, order=4, form=NOISE, factor=bh1), 3),
