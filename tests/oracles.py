@@ -12,6 +12,11 @@ from unisci.solvers.level import Level, levels
 from unisci.state import State, Time, fieldwise
 
 
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal float64 numbers, the same at each call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 class GaussianOracle:
     """x_0 ~ N(mean, std^2), elementwise. State: a tensor, or a dict, for which each argument may be a dict by field."""
 

@@ -7,16 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracles import LowRankMixtureOracle, MixtureOracle
+from tests.oracles import LowRankMixtureOracle, MixtureOracle, normal
 from unisci.networks.low_rank import LowRankMixture, completed, random_bases
 from unisci.processes.gaussian import VP
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=F64)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def bases(dim: int, *ranks: int) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.oracles import normal
 from unisci.batch import Field
 from unisci.rng import Rng
 from unisci.solvers.divergence import divergence, exact, hutchinson, prepare
@@ -11,10 +12,6 @@ F64 = torch.float64
 SCHEMA = {"atom": Field("site", (2,)), "bond": Field("pair", ()), "cell": Field("whole", (3,))}
 AXES = {k: f.axes for k, f in SCHEMA.items()}
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def field(x):

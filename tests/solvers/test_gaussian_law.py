@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd.functional import jacobian
 
-from tests.oracles import AROracle
+from tests.oracles import AROracle, normal
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP
 from unisci.rng import Rng
 from unisci.solvers.gaussian_law import GaussianLaw, stack
@@ -17,10 +17,6 @@ from unisci.solvers.teleport import GaussianDenoise
 F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def at(*t):

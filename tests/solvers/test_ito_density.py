@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.oracles import EnumeratedOracle, GaussianOracle, MixtureOracle, three_modes
+from tests.oracles import EnumeratedOracle, GaussianOracle, MixtureOracle, normal, three_modes
 from unisci.batch import Field
 from unisci.processes.categorical import absorbing, mask_and_replace, uniform
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP
@@ -22,10 +22,6 @@ from unisci.solvers.tokens import Ancestral, TauLeaping
 F64 = torch.float64
 ONE = torch.ones((), dtype=F64)
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def one_mode(process, mean, variance):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.oracles import GaussianOracle, MixtureOracle, three_modes
+from tests.oracles import GaussianOracle, MixtureOracle, normal, three_modes
 from unisci.batch import Field, pair_mask
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP, time
@@ -20,10 +20,6 @@ F64 = torch.float64
 ZERO = torch.zeros((), dtype=F64)
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 @each_process

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracles import MixtureOracle
+from tests.oracles import MixtureOracle, normal
 from unisci.processes.gaussian import VP, time
 from unisci.rng import Rng
 from unisci.solvers import optimal_transport
@@ -23,10 +23,6 @@ from unisci.solvers.optimal_transport import (
 from unisci.solvers.program import compile_solver, run
 
 F64 = torch.float64
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def at(lam: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.oracles import GaussianOracle, Given, three_modes
+from tests.oracles import GaussianOracle, Given, normal, three_modes
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP, lam, level_for
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
@@ -20,10 +20,6 @@ ODE = tuple(name for name in SCHEMES if name not in SDE)
 KINDER = tuple(name for name in ODE if SCHEMES[name].order == 3 or name in ("4m", "dpm4m"))
 LATE = ("4m", "dpm4m", "sa-solver", "unipc3", "unipc4", "unipc4-noise")
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def slope(errors: dict[int, float]) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.laws import assert_same_samples
-from tests.oracles import GaussianOracle, Given, Literal, three_modes
+from tests.oracles import GaussianOracle, Given, Literal, normal, three_modes
 from unisci.batch import Field
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP, level_for, time
@@ -21,10 +21,6 @@ from unisci.solvers.sample import sample
 F64 = torch.float64
 PROCESSES = [VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 class Basis:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracles import GaussianOracle, Given, Literal, three_modes
+from tests.oracles import GaussianOracle, Given, Literal, normal, three_modes
 from unisci.batch import Field
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear, SubVP, lam
 from unisci.processes.mean_reverting import Shifted
@@ -27,10 +27,6 @@ SDE = ("euler_maruyama", "reverse_diffusion", "ancestral", "edm-heun", "sde-dpm+
 ODE = tuple(name for name in SCHEMES if name not in SDE)
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 each_scheme = pytest.mark.parametrize("name", SCHEMES)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 class Counting:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.oracles import GaussianOracle, three_modes
+from tests.oracles import GaussianOracle, normal, three_modes
 from tests.solvers.test_program import SDE, Counting
 from unisci.processes.gaussian import VP, lam
 from unisci.rng import Rng
@@ -16,10 +16,6 @@ from unisci.solvers.search import Dice, compile_schedule, founders, mutate, sear
 
 F64 = torch.float64
 ONE_CALL = [n for n, s in SCHEMES.items() if s.evaluations == 1 and n not in SDE]
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.oracles import MixtureOracle, three_modes
+from tests.oracles import MixtureOracle, normal, three_modes
 from unisci.processes.categorical import uniform
 from unisci.processes.gaussian import VE, VP, Cosine, Gaussian, lam
 from unisci.rng import Rng
@@ -15,10 +15,6 @@ from unisci.solvers.program import compile_solver, run
 from unisci.solvers.teleport import teleport
 
 F64 = torch.float64
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def law_of(mixture: MixtureOracle) -> GaussianLaw:

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.oracles import three_modes
+from tests.oracles import normal, three_modes
 from unisci.processes.gaussian import VP, Cosine
 from unisci.solvers.dpm_solver import DATA, NOISE, bh1, taylor, unipc
 from unisci.solvers.grids import grid
@@ -24,10 +24,6 @@ KNOWN = {
     "unipc1-noise": Decision(1, NOISE, bh1, corrected=True),
     "unipc4-noise": Decision(4, NOISE, bh1, corrected=True),
 }
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", KNOWN)

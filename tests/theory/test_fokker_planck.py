@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.oracles import GaussianOracle, three_modes
+from tests.oracles import GaussianOracle, normal, three_modes
 from unisci.processes.gaussian import EDM, VE, VP, Cosine, Gaussian, Linear, SubVP, drift_diffusion
 from unisci.processes.poisson_flow import StudentT
 from unisci.rng import Rng
@@ -28,10 +28,6 @@ class OU(Gaussian):
 
 PROCESSES = [OU(), VP(), SubVP(), VE(), EDM(), Cosine(), Linear()]
 each_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 class Net(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.oracles import GaussianOracle, three_modes
+from tests.oracles import GaussianOracle, normal, three_modes
 from tests.solvers.test_teleport import law_of
 from unisci.processes.gaussian import VE, VP, Linear, lam
 from unisci.rng import Rng
@@ -17,10 +17,6 @@ from unisci.solvers.teleport import GaussianDenoise, teleport
 from unisci.theory.gaussian import choose, emerged, emergence, gap, saved_calls, sensitivity
 
 F64 = torch.float64
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def anisotropic() -> GaussianLaw:

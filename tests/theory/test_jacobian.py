@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
+from tests.oracles import normal
 from unisci.networks.low_rank import LowRankMixture
 from unisci.processes.gaussian import VP, Linear
 from unisci.rng import Rng
@@ -16,10 +17,6 @@ from unisci.theory.jacobian import edit_along, energy_rank, intrinsic_dimension,
 from unisci.theory.subspaces import LowRankDenoise
 
 F64 = torch.float64
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def at(t: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tests.oracles import LowRankMixtureOracle
+from tests.oracles import LowRankMixtureOracle, normal
 from unisci.networks.low_rank import LowRankMixture, random_bases
 from unisci.processes.gaussian import VP
 from unisci.rng import Rng
@@ -25,10 +25,6 @@ from unisci.theory.subspaces import (
 )
 
 F64 = torch.float64
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def basis(dim: int, rank: int, seed: int) -> torch.Tensor:

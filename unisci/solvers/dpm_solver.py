@@ -89,32 +89,32 @@ def _stencil(past: Any, t: Level, size: int) -> list[tuple[float, Any]]:
     return [(u.lam - t.lam, f) for u, f in (past or ())[:size] if isfinite(u.lam)]
 
 
-def dpmpp_2m(model: Any, x: Any, t: Level, s: Level, past: Any, eta: float = 0.0) -> tuple[Any, Any]:
-    """DPM-Solver++(2M), algorithm 2; with eta = 1 SDE-DPM-Solver++(2M), section 5, which starts as `ancestral`."""
-    d = model.clean(x, t)
-    known = relaxed(derivatives(d, _stencil(past, t, 1)), -(1 + eta) * (s.lam - t.lam), bh2)
-    return data_step(x, t, s, known, eta, model.noise() if eta else None), [(t, d)]
-
-
 def multistep(
-    model: Any, x: Any, t: Level, s: Level, past: Any, order: int, eta: float = 0.0, damping: float = 1.0
+    model: Any,
+    x: Any,
+    t: Level,
+    s: Level,
+    past: Any,
+    order: int,
+    form: Form = DATA,
+    factor: Callable[[float], float] = taylor,
+    eta: float = 0.0,
+    damping: float = 1.0,
 ) -> tuple[Any, Any]:
-    """The Taylor form: D is the polynomial through the last `order` outputs.
+    """The data, or the noise, is the polynomial through its last `order` values; eta = 1, on the data, is the reverse
+    SDE.
 
-    `damping` multiplies D''. The published third-order multistep formulas hold D'' / 2 where D'' is due (damping .5):
-    an order less in the limit, and often better at few steps.
+    Order 2 with `bh2` is DPM-Solver++(2M), algorithm 2, and its SDE form, section 5, which starts as `ancestral`; on
+    the noise it is DEIS (arXiv 2204.13902) with polynomials in lam. `damping` multiplies the second derivative: the
+    published third-order formulas hold half of it (.5), an order less in the limit, and often better at few steps.
     """
-    d = model.clean(x, t)
-    known = derivatives(d, _stencil(past, t, order - 1))
+    output, step, sign = form
+    f = output(model, x, t)
+    known = relaxed(derivatives(f, _stencil(past, t, order - 1)), sign * (1 + eta) * (s.lam - t.lam), factor)
     if len(known) > 2:
         known[2] = damping * known[2]
-    return data_step(x, t, s, known, eta, model.noise() if eta else None), [(t, d), *(past or ())][: order - 1]
-
-
-def noise_multistep(model: Any, x: Any, t: Level, s: Level, past: Any, order: int) -> tuple[Any, Any]:
-    """The same on the noise: DPM-Solver's multistep form, which is DEIS (arXiv 2204.13902) with polynomials in lam."""
-    e = _noise(model, x, t)
-    return noise_step(x, t, s, derivatives(e, _stencil(past, t, order - 1))), [(t, e), *(past or ())][: order - 1]
+    fresh = (eta, model.noise()) if eta else ()
+    return step(x, t, s, known, *fresh), [(t, f), *(past or ())][: order - 1]
 
 
 def unipc(

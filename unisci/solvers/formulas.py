@@ -15,13 +15,12 @@ from unisci.processes.gaussian import to_noise, to_score
 from unisci.solvers.dpm_solver import (
     NOISE,
     bh1,
+    bh2,
     dpm2,
     dpm3,
-    dpmpp_2m,
     dpmpp_2s,
     dpmpp_3s,
     multistep,
-    noise_multistep,
     unipc,
 )
 from unisci.solvers.level import Level
@@ -100,16 +99,16 @@ SCHEMES = {
     "heun": Scheme(heun, 2, 2),
     "dpm2": Scheme(dpm2, 2, 2),
     "dpm3": Scheme(dpm3, 3, 3),
-    "dpm2m": Scheme(partial(noise_multistep, order=2), 2),
-    "dpm3m": Scheme(partial(noise_multistep, order=3), 3),
+    "dpm2m": Scheme(partial(multistep, order=2, form=NOISE), 2),
+    "dpm3m": Scheme(partial(multistep, order=3, form=NOISE), 3),
     "dpm++2s": Scheme(dpmpp_2s, 2, 2),
     "dpm++3s": Scheme(dpmpp_3s, 3, 3),
-    "dpm++2m": Scheme(dpmpp_2m, 2),
+    "dpm++2m": Scheme(partial(multistep, order=2, factor=bh2), 2),
     "2m": Scheme(partial(multistep, order=2), 2),
     "3m": Scheme(partial(multistep, order=3), 3),
     "4m": Scheme(partial(multistep, order=4), 2),  # as dpm4m
     "3m(damping=.5)": Scheme(partial(multistep, order=3, damping=0.5), 2),
-    "dpm4m": Scheme(partial(noise_multistep, order=4), 2),  # its first step's order; 3 to 4 from t = 1
+    "dpm4m": Scheme(partial(multistep, order=4, form=NOISE), 2),  # its first step's order; 3 to 4 from t = 1
     "unipc2": Scheme(partial(unipc, order=2), 3),
     "unipc3": Scheme(partial(unipc, order=3), 3),
     "unipc4": Scheme(partial(unipc, order=4), 3),
@@ -121,7 +120,7 @@ SCHEMES = {
     "reverse_diffusion": Scheme(reverse_diffusion, 1),
     "ancestral": Scheme(ancestral, 1),
     "edm-heun": Scheme(edm_heun, 1, 2),
-    "sde-dpm++2m": Scheme(partial(dpmpp_2m, eta=1.0), 1),
+    "sde-dpm++2m": Scheme(partial(multistep, order=2, factor=bh2, eta=1.0), 1),
     "sde-2m": Scheme(partial(multistep, order=2, eta=1.0), 1),
     "sde-dpm++3m": Scheme(partial(multistep, order=3, eta=1.0), 1),
 }

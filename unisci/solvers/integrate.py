@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unisci.batch import Schema
 from unisci.rng import Rng
+from unisci.solvers.sample import standard_normal
 from unisci.state import State, fieldwise
 
 Field = Callable[[State, Tensor], State]
@@ -114,12 +115,5 @@ def integrate_sde(
     if isinstance(x, dict) and schema is None:
         raise ValueError(f"noise for fields {sorted(x)} needs their layout; pass schema")
     for k, ((t, s), levels) in enumerate(zip(pairwise(times.tolist()), pairwise(g.tolist()), strict=True)):
-        x = step(drift, x, t, s, levels, _noise(x, rng.at(k), schema))
+        x = step(drift, x, t, s, levels, standard_normal(x, rng.at(k), 0, schema))
     return x
-
-
-def _noise(x: State, rng: Rng, schema: Schema | None) -> State:
-    """Standard normal noise, shaped as x."""
-    if not isinstance(x, dict):
-        return rng.normal("x", 0, tuple(x.shape), 0).to(x.dtype)
-    return {k: rng.normal(k, 0, tuple(v.shape), schema[k].axes).to(v.dtype) for k, v in x.items()}

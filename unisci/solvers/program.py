@@ -22,7 +22,7 @@ from unisci.solvers.blame import blame, fields
 from unisci.solvers.dpm_solver import Formula
 from unisci.solvers.formulas import SCHEMES, advance
 from unisci.solvers.level import levels
-from unisci.solvers.sample import Denoise
+from unisci.solvers.sample import Denoise, standard_normal
 from unisci.solvers.tape import SINGULAR, Form, Number, Row, Tape
 from unisci.state import State, Time, pad
 
@@ -104,7 +104,7 @@ class Program:
             terms = [_times(c, points[back]) for back, c in row.points]
             terms += [_times(c, cleans[back]) for back, c in row.cleans]
             if row.noise is not None:
-                terms.append(_times(row.noise, _draw(denoise, x, rng, stage)))
+                terms.append(_times(row.noise, standard_normal(x, rng, stage, denoise.schema)))
             points = (_total(terms), *points[:keep_points])
         return points[0], Past(k + 1, points[1:keep_points], cleans)
 
@@ -142,13 +142,6 @@ def _scalar(t: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Filled in place: a copy from the host would wait for the device. Kept, as a run asks for the same again."""
     with torch.inference_mode(False):  # else no later call could save it for a backward pass
         return torch.full((), t, dtype=dtype, device=device)
-
-
-def _draw(denoise: Denoise, x: State, rng: Rng, stage: int) -> State:
-    """Standard normal noise for every field, the draw number `stage` of the step's stream."""
-    if not isinstance(x, dict):
-        return rng.normal("x", stage, tuple(x.shape), 0).to(x.dtype)
-    return {k: rng.normal(k, stage, tuple(v.shape), denoise.schema[k].axes).to(v.dtype) for k, v in x.items()}
 
 
 def _times(c: Number, v: State) -> State:

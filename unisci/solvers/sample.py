@@ -49,6 +49,13 @@ def sample(
     return x
 
 
+def standard_normal(x: State, rng: Rng, step: int, schema: Schema | None) -> State:
+    """Standard normal noise for every field of x, draw number `step` of the stream; a bare tensor is drawn as "x"."""
+    if not isinstance(x, dict):
+        return rng.normal("x", step, tuple(x.shape), 0).to(x.dtype)
+    return {k: rng.normal(k, step, tuple(v.shape), schema[k].axes).to(v.dtype) for k, v in x.items()}
+
+
 class _Known:
     """One field of an evaluation that was made already; a second evaluation is refused."""
 

@@ -79,9 +79,9 @@ def mutate(process: Gaussian, mother: Schedule, father: Schedule, dice: Dice) ->
         at = lam(process, torch.tensor(times, dtype=torch.float64))
         gaps = at.diff()
         width = 0.4 * dice.floats(1)[0]
-        ends = (torch.tensor(dice.floats(2)) - 0.5) * width
+        shift = (dice.floats(1)[0] - 0.5) * width
         gaps = gaps * torch.exp((torch.tensor(dice.floats(n), dtype=torch.float64) - 0.5) * 2 * width)
-        at = at[0] + ends[0] + torch.cat([torch.zeros(1), gaps.cumsum(0)]).double()
+        at = at[0] + shift + torch.cat([torch.zeros(1), gaps.cumsum(0)]).double()
         moved = time(process, at).clamp(1e-4, 1.0)
         times = tuple(moved.tolist()) if bool((moved.diff() < 0).all()) else times
     return Schedule(times, tuple(decisions))
@@ -91,7 +91,7 @@ def evolve(problem: Problem, nfe: int, budget: int, dice: Dice) -> list[tuple[fl
     """(error, schedule) of all that `budget` evaluations have seen, best first."""
     process = problem.process
     first = founders(process, nfe, STARTS if problem.start is None else TAKEN)
-    picked = sorted(range(len(first)), key=dict(enumerate(dice.floats(len(first)))).get)[: max(1, budget // 2)]
+    picked = sorted(range(len(first)), key=dice.floats(len(first)).__getitem__)[: max(1, budget // 2)]
     seen = [(problem.error(compile_schedule(process, first[i])), first[i]) for i in picked]
     while len(seen) < budget:
         seen.sort(key=lambda pair: pair[0])
