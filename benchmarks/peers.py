@@ -85,6 +85,13 @@ def peers() -> Iterator[Peer]:
             yield Peer(family, options, options.pop("finish", False))
 
 
+def defaults() -> list[Peer]:
+    """Each class as it comes, but for what would stop it here: clipping to [-1, 1], which is for images; noise, where
+    the ODE is solved; and the Runge-Kutta start of PNDM, which takes 12 calls."""
+    needed = {"DDIM": {"clip_sample": False}, "SASolver": {"tau_func": lambda t: 0}, "PNDM": {"skip_prk_steps": True}}
+    return [Peer(family, needed.get(family, {})) for family in PLANS]
+
+
 @cache
 def betas(process: Gaussian) -> list[float]:
     """The betas whose products of 1 - beta are alpha^2 at t = (i + 1) / TRAIN; the linear ones are these to 1 %."""

@@ -1,6 +1,7 @@
 """The problems of `benchmarks.solvers`: laws, start noises and where the probability-flow ODE takes them; and the error
 of every configuration, ours and the peers', on one of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mixtures import Mixture, draw, mixture, side_by_side
-from benchmarks.peers import peers, solve
+from benchmarks.peers import Peer, solve
 from unisci.processes.gaussian import VP
 from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
@@ -77,9 +78,9 @@ def score_ours(p: Problem) -> Scores:
     return {k: v for k, v in scores.items() if bool(v.isfinite().all())}
 
 
-def score_peers(p: Problem) -> Scores:
+def score_peers(p: Problem, configurations: Iterable[Peer]) -> Scores:
     scores = {}
-    for peer in peers():
+    for peer in configurations:
         scheduler = peer.scheduler(PROCESS)
         for n in CALLS:
             if (x := solve(peer, scheduler, p.law, p.x, n)) is not None:

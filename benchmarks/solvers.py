@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.overhead import report
-from benchmarks.peers import PLANS, peers, solve
+from benchmarks.peers import PLANS, defaults, peers, solve
 from benchmarks.problems import CALLS, PROCESS, SEARCH, TELEPORTED, Scores, problem, score_ours, score_peers, search
 
 TUNE, TEST = range(3), range(100, 105)
@@ -48,7 +48,7 @@ def line(scores: Scores, method: str | None = None) -> list[float]:
     return [math.nan if k is None else mean(scores[k]) for k in keys]
 
 
-def table(mine: Scores, theirs: Scores, tuned: Scores, searched: Scores) -> str:
+def table(mine: Scores, theirs: Scores, plain: Scores, tuned: Scores, searched: Scores) -> str:
     """Methods by calls, the ratios of ours to theirs, and which configurations won."""
     keys = [(best(mine, n), best(tuned, n), best(theirs, n)) for n in CALLS]
     best_ratios = [mine[m] / theirs[t] for m, _, t in keys]
@@ -57,6 +57,7 @@ def table(mine: Scores, theirs: Scores, tuned: Scores, searched: Scores) -> str:
     rows += [row(f"ours: {name}", line(mine, name)) for name in dict.fromkeys(k[0] for k in mine)]
     usual = {k: v for k, v in mine.items() if k[1].endswith(" 1..0")}
     rows += [
+        row("peers, default settings", line(plain)),
         row("peers, best", line(theirs)),
         row("ours, grids from 1 to 0", line(usual)),
         row("ours, best", line(mine)),
@@ -65,8 +66,10 @@ def table(mine: Scores, theirs: Scores, tuned: Scores, searched: Scores) -> str:
     rows += [row("ratio, ours chosen", [mean(mine[c] / theirs[t]) for _, c, t in keys])]
     rows += [f"{'laws won by ours best':24s}" + "".join(f"{f'{int((r < 1).sum())}/{len(r)}':>9s}" for r in best_ratios)]
     for title in dict.fromkeys(k[0] for k in searched):
-        ratios = {k[2]: mean(searched[k] / theirs[best(theirs, k[2])]) for k in searched if k[0] == title}
-        rows += [row(title, line(searched, title)), row("ratio", [ratios.get(n, math.nan) for n in CALLS])]
+        rows += [row(title, line(searched, title))]
+        for name, other in (("best", theirs), ("default", plain)):
+            ratios = {k[2]: mean(searched[k] / other[best(other, k[2])]) for k in searched if k[0] == title}
+            rows += [row(f"ratio to peers' {name}", [ratios.get(n, math.nan) for n in CALLS])]
     rows += [
         f"{n:3d} calls: {m[0]} on {m[1]} (chosen: {c[0]} on {c[1]}); {t[1]}"
         for n, (m, c, t) in zip(CALLS, keys, strict=True)
@@ -94,7 +97,7 @@ def picture(tables: dict[int, tuple[Scores, Scores, Scores]], path: Path) -> Non
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(tables), figsize=(4 * len(tables), 4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(tables), figsize=(4 * len(tables), 4.3), sharey=True, squeeze=False)
     for panel, (dim, (mine, theirs, searched)) in zip(axes[0], tables.items(), strict=True):
         for family, colour in zip(SHOWN, plt.cm.viridis(torch.linspace(0, 0.9, len(SHOWN)).tolist()), strict=True):
             panel.loglog(CALLS, line(theirs, family), "--", color=colour, lw=1, label=f"diffusers {family}")
@@ -105,7 +108,7 @@ def picture(tables: dict[int, tuple[Scores, Scores, Scores]], path: Path) -> Non
         panel.set(title=f"{dim} dimensions", xlabel="network calls", xticks=CALLS, xticklabels=CALLS)
         panel.minorticks_off()
     axes[0, 0].set_ylabel("RMS error of the endpoint, relative")
-    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.tight_layout(rect=(0, 0.17, 1, 1))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=150)
 
@@ -114,10 +117,10 @@ def compare(dim: int, n: int, budget: int) -> tuple[Scores, Scores, Scores]:
     """Print the table of one dimension; returns the scores of ours, of the peers and of searched programs."""
     began = time.process_time()
     tune, test = problem(dim, TUNE, n), problem(dim, TEST, n)
-    mine, theirs, tuned = score_ours(test), score_peers(test), score_ours(tune)
+    mine, theirs, tuned = score_ours(test), score_peers(test, peers()), score_ours(tune)
     searched = search(test, dim, TEST, budget) if budget else {}
     print(f"\n{dim} dimensions: laws {TEST} of 12 components, {n} noises each, float64, CPU; chosen on laws {TUNE}")
-    print(table(mine, theirs, tuned, searched))
+    print(table(mine, theirs, score_peers(test, defaults()), tuned, searched))
     tried, seconds = [len({k[:2] for k in scores}) for scores in (mine, theirs)], time.process_time() - began
     print(f"configurations tried: {tried[0]} of ours, {tried[1]} of theirs; {seconds:.0f} s of CPU time", flush=True)
     return mine, theirs, searched
