@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from tests.jobs.small import CLASSES, MODEL, STEPS, untrained, write_weights
 from unisci.autoregression.pard import ordered
 from unisci.domains.molecule import Molecule
-from unisci.jobs import models
+from unisci.jobs import models, weights_file
 from unisci.jobs.config import ModelConfig
-from unisci.jobs.models import build_for, file_hash, find_weights, load, save_weights, shipped
+from unisci.jobs.models import build_for, find_weights, load, save_weights, shipped
+from unisci.jobs.weights_file import digest
 from unisci.order import Order
 from unisci.rng import Rng
 
@@ -85,7 +86,7 @@ def test_saving_what_was_loaded_changes_nothing_more(tmp_path):
 
 def test_loading_twice_gives_one_hash_and_one_model(weights, tmp_path):
     one, two = load(weights), load(weights)
-    assert one.hash == two.hash == file_hash(find_weights(weights))
+    assert one.hash == two.hash == digest(find_weights(weights))
     assert draw(one.model) == draw(two.model)
     assert not one.model.training
     assert load(write_weights(tmp_path / "other.safetensors", seed=1)).hash != one.hash
@@ -161,7 +162,7 @@ def test_foreign_safetensors_are_refused(tmp_path):
 def test_another_format_version_is_refused(weights, tmp_path):
     tensors, metadata = contents(weights)
     path = tmp_path / "future.safetensors"
-    models._write(path, tensors, metadata | {"format": "unisci-weights-99"})
+    weights_file.write(path, tensors, metadata | {"format": "unisci-weights-99"})
     assert_refused(path, "unisci-weights-99", models.FORMAT)
 
 
@@ -170,10 +171,10 @@ def test_a_header_that_promises_other_tensors_is_refused(weights, tmp_path):
     spec = json.loads(metadata["spec"])
     path = tmp_path / "promise.safetensors"
     spec["model"]["denoiser"]["width"] = 32
-    models._write(path, tensors, metadata | {"spec": json.dumps(spec)})
+    weights_file.write(path, tensors, metadata | {"spec": json.dumps(spec)})
     assert_refused(path, "header promises")
     spec["model"]["denoiser"]["width"], spec["classes"] = 16, ["C", "O"]
-    models._write(path, tensors, metadata | {"spec": json.dumps(spec)})
+    weights_file.write(path, tensors, metadata | {"spec": json.dumps(spec)})
     assert_refused(path, "header promises")
 
 
@@ -183,7 +184,7 @@ def test_missing_tensors_are_refused(weights, tmp_path, name):
     gone = next(k for k in tensors if k.startswith(name))
     del tensors[gone]
     path = tmp_path / "missing.safetensors"
-    models._write(path, tensors, metadata)
+    weights_file.write(path, tensors, metadata)
     assert_refused(path, gone)
 
 
@@ -191,7 +192,7 @@ def test_missing_tensors_are_refused(weights, tmp_path, name):
 def test_a_damaged_header_is_refused(weights, tmp_path, change):
     tensors, metadata = contents(weights)
     path = tmp_path / "header.safetensors"
-    models._write(path, tensors, metadata | change)
+    weights_file.write(path, tensors, metadata | change)
     assert_refused(path)
 
 
@@ -200,7 +201,7 @@ def test_a_header_without_its_parts_is_refused(weights, tmp_path, gone):
     tensors, metadata = contents(weights)
     del metadata[gone]
     path = tmp_path / "header.safetensors"
-    models._write(path, tensors, metadata)
+    weights_file.write(path, tensors, metadata)
     assert_refused(path)
 
 
@@ -250,7 +251,7 @@ def test_every_shipped_file_loads_and_has_a_card():
         pytest.skip("no weights are shipped in this checkout")
     for name, path in shipped().items():
         designer = load(name)
-        assert designer.hash == file_hash(path) and designer.steps >= 1
+        assert designer.hash == digest(path) and designer.steps >= 1
         assert {"summary", "measured", "data"} <= designer.card.keys(), name
         assert 0 < designer.card["measured"]["validity"] <= 1
         assert path.stat().st_size < 20 * 2**20

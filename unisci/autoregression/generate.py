@@ -1,17 +1,18 @@
 """The one block loop: blocks of sites are generated one after another, each by diffusion given the blocks before it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from unisci.batch import Batch
-from unisci.denoiser import Denoiser
+from unisci.denoiser import Bound, Denoiser
 from unisci.order import Order
 from unisci.processes.product import site_times
 from unisci.rng import Rng
-from unisci.solvers.sample import Solver, sample
+from unisci.solvers.sample import Denoise, Solver, sample
 from unisci.state import pad
 
 # Matrix products of fewer rows run in other kernels, whose rounding differs: a group of samples is filled up to this
@@ -34,6 +35,21 @@ class Remember(Protocol):
     def __call__(self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order) -> object: ...
 
 
+Guide = Callable[[Bound], Denoise]  # what a block's denoiser, bound to its samples, is guided by
+
+
+class Select(Protocol):
+    """Says, once a block is planned and before it is drawn, from which row each row goes on: (B,) int64, and memory.
+
+    batch, order: all rows with what is finished and what is planned; growing (B,): which rows have a site of rank
+    `block`, the others being finished. Called a last time when all are. memory: what it returned before, None at first.
+    """
+
+    def __call__(
+        self, batch: Batch, order: Order, growing: Tensor, block: int, rng: Rng, memory: Any
+    ) -> tuple[Tensor, Any]: ...
+
+
 def generate(
     denoiser: Denoiser,
     batch: Batch,
@@ -44,39 +60,49 @@ def generate(
     growth: Growth | None = None,
     remember: Remember | None = None,
     on_block: Callable[[int, Tensor], None] | None = None,
+    guide: Guide | None = None,
+    select: Select | None = None,
+    first: int = 0,
 ) -> tuple[Batch, Order]:
     """Generate block after block; samples that are finished leave the batch.
 
     batch: N sites of room, what is generated already in its state; order: the rank of each site, -1 where none is
     planned, rising along the sites; times(k): the decreasing time grid of block k; growth: chooses each block as it
     comes, None where `order` holds all of them; remember: caches the finished sites of a block's samples, so that its
-    steps compute the new sites alone; on_block(k, rows) is told which samples take part. Samples of the same number
-    of sites are solved together without padding, so the work of a call is that of the sites present. Block k draws
-    from rng.at(k).
+    steps compute the new sites alone; on_block(k, rows) is told which samples take part; guide: wraps the denoiser of
+    each block, see `unisci.guidance.terms.guided`; select: lets rows go on from others, as particles do; first: the
+    number of the first block to draw, sites of lower rank being finished. Samples of the same number of sites are
+    solved together without padding, so the work of a call is that of the sites present. Block k draws from rng.at(k).
     """
     state, mask, given, rank = dict(batch.state), batch.mask.clone(), dict(batch.given), order.rank.clone()
     check_sorted(order)
     live = torch.arange(len(batch), device=mask.device)
-    block = 0
+    block, memory = first, None
     while len(live):
         now = Batch(batch.schema, state, mask, given, batch.ids)[live]
         planned = Order(rank[live])
         if growth is not None:
             now, planned = growth(now, planned, block, rng[live].at(block))
+            given = {k: v.index_copy(0, live, now.given[k]) for k, v in given.items()}
+            mask, rank = mask.index_copy(0, live, now.mask), rank.index_copy(0, live, planned.rank)
         keep = (planned.rank == block).any(1)
         if bool(((planned.rank > block).any(1) & ~keep).any()):
             raise ValueError(f"a sample's order has no site of rank {block}, but sites of higher rank")
-        live, now, planned = live[keep], now[keep], planned.rank[keep]
+        growing = torch.zeros_like(mask[:, 0]).index_fill_(0, live[keep], True)
+        whole = Batch(batch.schema, state, mask, given, batch.ids)
+        if select is not None:
+            rows, memory = select(whole, Order(rank), growing, block, rng.at(block), memory)
+            whole = replace(whole[rows], ids=batch.ids)
+            rank, growing = rank[rows], growing[rows]
+            state, mask, given = whole.state, whole.mask, whole.given
+        live = growing.nonzero()[:, 0]
         if not len(live):
             break
         if on_block is not None:
             on_block(block, live)
-        now = _solve(denoiser, now, Order(planned), block, solver, times(block), rng[live].at(block), remember)
-        for k in state:
-            state[k] = state[k].index_copy(0, live, now.state[k])
-        for k in given:
-            given[k] = given[k].index_copy(0, live, now.given[k])
-        mask, rank = mask.index_copy(0, live, now.mask), rank.index_copy(0, live, planned)
+        plan = Order(rank[live])
+        now = _solve(denoiser, whole[live], plan, block, solver, times(block), rng[live].at(block), remember, guide)
+        state = {k: v.index_copy(0, live, now.state[k]) for k, v in state.items()}
         block += 1
     return Batch(batch.schema, state, mask, given, batch.ids), Order(rank)
 
@@ -90,6 +116,7 @@ def _solve(
     times: Tensor,
     rng: Rng,
     remember: Remember | None,
+    guide: Guide | None,
 ) -> Batch:
     """Draw the sites of rank `block`, one group of samples for each number of finished sites and of new ones.
 
@@ -112,7 +139,8 @@ def _solve(
         if p:
             past = part.trim(p)
             cache = remember(past.state, past.mask, past.given, Order(part_order.rank[:, :p]))
-        x = sample(denoiser.on(part, part_order, cache), x, grid, solver, noise.at(1))
+        bound = denoiser.on(part, part_order, cache)
+        x = sample(bound if guide is None else guide(bound), x, grid, solver, noise.at(1))
         for k, v in x.items():
             cut = (rows, *(slice(n),) * fields[k].axes)
             state[k][cut] = v[: len(rows)]

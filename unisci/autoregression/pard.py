@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unisci.autoregression.generate import fill_group, generate
+from unisci.autoregression.generate import Guide, Select, fill_group, generate
 from unisci.batch import Batch, Field, Schema
 from unisci.denoiser import Denoiser
 from unisci.networks.graph_transformer import GraphHead
@@ -173,24 +173,53 @@ class Pard(nn.Module):
         solver: Solver | None = None,
         cache: bool = True,
         on_block: Callable[[int, Tensor], None] | None = None,
+        guide: Guide | None = None,
+        select: Select | None = None,
+        begin: Batch | None = None,
     ) -> Batch:
         """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named,
         on the times of token_grid(steps, power).
 
-        cache: remember finished blocks, where the network's sight is causal; the same up to
-        rounding, with less arithmetic.
+        cache: remember finished blocks, where the network's sight is causal; the same up to rounding, with less
+        arithmetic. guide, select: see `unisci.autoregression.generate`. begin: one graph that every sample keeps as
+        its first sites, whose blocks are its own structural order's. Raises ValueError where it has no room to grow.
         """
         b, n, device = len(rng.ids), self.room, self.first.device
         zeros = torch.zeros(b, n, dtype=torch.long, device=device)
         state = {"atom": zeros, "bond": torch.zeros(b, n, n, dtype=torch.long, device=device)}
         schema = self.denoiser.product.schema
         empty = Batch(schema, state, zeros.bool(), {"rank": zeros - 1, "degree": zeros}, rng.ids)
+        first = 0
+        if begin is not None:
+            empty, first = _begun(empty, begin, self.hops)
         grid = token_grid(steps, power, device)
         growth, order = BlockGrowth(self.head, self.first), Order(empty.given["rank"])
         network = self.denoiser.network
         remember = network.remember if network.trunk.config.causal and cache else None
         times = lambda block: grid
-        return generate(self.denoiser, empty, order, solver or Ancestral(), times, rng, growth, remember, on_block)[0]
+        solver = solver or Ancestral()
+        return generate(
+            self.denoiser, empty, order, solver, times, rng, growth, remember, on_block, guide, select, first
+        )[0]
+
+
+def _begun(empty: Batch, begin: Batch, hops: int) -> tuple[Batch, int]:
+    """Every sample of a batch of room with one graph as its first sites, and the number of the block to draw next."""
+    if len(begin) != 1 or hops == 0:
+        raise ValueError(f"one graph can be kept, by a model of blocks (hops >= 1); got {len(begin)}, hops = {hops}")
+    kept, room = ordered(begin[slice(0, 1)].to(empty.mask.device), hops), empty.mask.shape[1]
+    n = int(kept.sites[0])
+    if n > room:
+        raise ValueError(f"the graph to keep has {n} sites, the model's largest has {room}")
+    kept, fields = kept.trim(n), {}
+    for k, value in (empty.state | empty.given).items():
+        cut = (slice(None), *(slice(n),) * empty.schema[k].axes)
+        value = value.clone()
+        value[cut] = (kept.state | kept.given)[k].to(value)
+        fields[k] = value
+    mask = empty.mask | (torch.arange(room, device=empty.mask.device) < n)
+    state, given = ({k: fields[k] for k in part} for part in (empty.state, empty.given))
+    return Batch(empty.schema, state, mask, given, empty.ids), int(kept.given["rank"].max()) + 1
 
 
 def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from unisci.jobs.config import ConfigError, read_job
+from unisci.jobs.config import ConfigError, PropertyJob, read_job
 
 app = typer.Typer(
     name="unisci",
@@ -58,14 +58,15 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="A YAML job, such as configs/molecules_tiny.yaml.")],
 ) -> None:
-    """Train on SMILES and draw samples, as a YAML job says. Change its keys by --key value: --training.steps 500.
+    """Train a generator, or a model of properties, as a YAML job says. Its keys change by --training.steps 500.
 
     A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
     """
-    from unisci.jobs.molecules import run
+    from unisci.jobs import molecules, properties
 
+    job = read_job(config, context.args)
     with _interruptible():
-        folder = run(read_job(config, context.args))
+        folder = properties.run(job) if isinstance(job, PropertyJob) else molecules.run(job)
     typer.echo(f"weights in {folder / 'model.safetensors'}")
 
 

@@ -97,7 +97,23 @@ class MoleculeJob(Strict):
     sample: SampleConfig = SampleConfig()
 
 
-def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob:
+class PropertyJob(Strict):
+    """Train a noise-aware model of molecules' properties, for steering a generator of the same hops, noise and data.
+
+    properties: "qed", "logp", "sa", "mass", or names of RDKit descriptors; every `hold_out`-th row judges it.
+    """
+
+    job: Literal["properties"]
+    out: Path
+    data: DataConfig = DataConfig()
+    properties: tuple[str, ...] = Field(("logp", "qed"), min_length=1)
+    hops: int = Field(1, ge=0, le=8)
+    noise: Literal["marginal", "absorbing", "uniform"] = "marginal"
+    network: NetworkConfig = NetworkConfig(width=64, pair_width=24, layers=3, heads=4, product=8)
+    training: TrainingConfig = TrainingConfig()
+
+
+def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob | PropertyJob:
     """The job of a YAML file, changed by overrides such as ["--training.steps", "500"] or ["--training.steps=500"].
 
     Raises ConfigError where the file, a key or a value is wrong.
@@ -111,10 +127,17 @@ def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob:
     for key, value in _pairs(list(overrides)):
         _put(values, key, value)
     try:
-        return MoleculeJob.model_validate(values)
+        return _job_class(values, path).model_validate(values)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or path.name}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path} cannot be used:\n" + "\n".join(lines)) from error
+
+
+def _job_class(values: dict, path: Path) -> type[MoleculeJob] | type[PropertyJob]:
+    known = {"molecules": MoleculeJob, "properties": PropertyJob}
+    if values.get("job") not in known:
+        raise ConfigError(f"{path}: job must be one of {sorted(known)}, got {values.get('job')!r}")
+    return known[values["job"]]
 
 
 def _pairs(words: list[str]) -> list[tuple[str, Any]]:

@@ -14,10 +14,11 @@ from torch import nn
 from unisci.autoregression.pard import Pard, examples, ordered
 from unisci.batch import Batch
 from unisci.domains.molecule import Molecule, MoleculeError
-from unisci.jobs.config import ConfigError, DataConfig, MoleculeJob
-from unisci.jobs.models import build_for, file_hash, network_sizes, save_weights
+from unisci.jobs.config import ConfigError, DataConfig, MoleculeJob, PropertyJob
+from unisci.jobs.models import build_for, network_sizes, save_weights
 from unisci.jobs.references import find_smiles, read_smiles
 from unisci.jobs.runs import generate
+from unisci.jobs.weights_file import digest
 from unisci.rng import Rng
 from unisci.training.data import load_batch, save_batch, widen
 from unisci.training.fit import distributed, fit
@@ -38,7 +39,7 @@ def prepare(config: DataConfig, hops: int, folder: Path) -> MoleculeData:
     Raises ConfigError where more than config.max_rejected of the rows are rejected, or fewer than two are left.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = config.model_dump() | {"hops": hops, "hash": file_hash(find_smiles(config.smiles))}
+    key = config.model_dump() | {"hops": hops, "hash": digest(find_smiles(config.smiles))}
     summary = folder / "data.json"
     if summary.is_file() and json.loads(summary.read_text())["config"] == key:
         counts = json.loads(summary.read_text())["counts"]
@@ -62,7 +63,7 @@ def prepare(config: DataConfig, hops: int, folder: Path) -> MoleculeData:
     save_batch(batch[~held], folder / "train.safetensors")
     if counts["validation"]:
         save_batch(batch[held], folder / "validation.safetensors")
-    _write_json(summary, {"config": key, "counts": counts})
+    write_json(summary, {"config": key, "counts": counts})
     return prepare(config, hops, folder)
 
 
@@ -106,7 +107,7 @@ def train(job: MoleculeJob, progress: bool = True) -> Path:
     torch.manual_seed(job.training.seed)
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if first:
-        _write_json(job.out / "job.json", _identity(job))
+        write_json(job.out / "job.json", identity(job))
     model = build_for(job.model, widen(data.train)).to(device)
     validate = partial(validity, n=job.training.validate_samples, steps=job.sample.steps)
     deal = _whole if job.model.parallel else examples
@@ -119,24 +120,25 @@ def train(job: MoleculeJob, progress: bool = True) -> Path:
     return path
 
 
-def resumable(job: MoleculeJob) -> None:
+def resumable(job: MoleculeJob | PropertyJob) -> None:
     """Check that the job found beside its results, if any, is the same up to sampling, and its SMILES too.
 
     Raises ConfigError where the folder holds a run of another job.
     """
-    mine, path = _identity(job), job.out / "job.json"
+    mine, path = identity(job), job.out / "job.json"
     if path.is_file() and mine | json.loads(path.read_text()) != mine:
         raise ConfigError(
             f"{job.out} holds a run of another configuration or other SMILES ({path}): choose another out, or delete it"
         )
 
 
-def _identity(job: MoleculeJob) -> dict:
+def identity(job: MoleculeJob | PropertyJob) -> dict:
     """What makes two runs the same: all but where they are and what is drawn at the end."""
-    return job.model_dump(mode="json", exclude={"sample", "out"}) | {"hash": file_hash(find_smiles(job.data.smiles))}
+    return job.model_dump(mode="json", exclude={"sample", "out"}) | {"hash": digest(find_smiles(job.data.smiles))}
 
 
-def _write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict) -> None:
+    """Write atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=1))
     temporary.rename(path)

@@ -145,9 +145,9 @@ def edge_product(y1: Tensor, y2: Tensor, sees: Tensor, causal: bool) -> Tensor:
 class GraphTrunk(nn.Module):
     """Embeds a noised graph and runs the layers: state, t, mask, given, order -> x (B, N, D), e (B, N, N, C).
 
-    state: "atom" (B, N) and "bond" (B, N, N) indices; t: a time per site and per pair, 0 where clean; given: "degree"
-    (B, N), each site's degree within its own and earlier blocks; order: rank (B, N), and which sites are noised
-    copies.
+    state: "atom" (B, N) and "bond" (B, N, N) indices, or weights over the states, floats with an axis more; t: a time
+    per site and per pair, 0 where clean; given: "degree" (B, N), each site's degree within its own and earlier blocks;
+    order: rank (B, N), and which sites are noised copies.
     """
 
     def __init__(self, config: GraphTransformerConfig):
@@ -202,7 +202,7 @@ class GraphTrunk(nn.Module):
         self, state: dict[str, Tensor], t: dict[str, Tensor], given: dict[str, Tensor], order: Order
     ) -> Tensor:
         c = self.config
-        x = self.site(state["atom"]) + self.rank(order.rank.clamp(0, c.ranks - 1))
+        x = _look_up(self.site, state["atom"]) + self.rank(order.rank.clamp(0, c.ranks - 1))
         x = x + self.degree(given["degree"].clamp(max=c.degrees - 1))
         return x + self.noised((t["atom"] > 0).long()) + self.time(t["atom"])
 
@@ -211,7 +211,7 @@ class GraphTrunk(nn.Module):
         rank = order.rank.clamp(0, ranks - 1)
         difference = rank[:, :, None] - rank[:, None, :] + ranks - 1
         diagonal = torch.eye(rank.shape[1], dtype=torch.bool, device=rank.device)
-        e = self.pair(state["bond"]) + self.relative(torch.where(diagonal, 2 * ranks - 1, difference))
+        e = _look_up(self.pair, state["bond"]) + self.relative(torch.where(diagonal, 2 * ranks - 1, difference))
         return e + self.pair_noised((t["bond"] > 0).long())
 
 
@@ -264,15 +264,22 @@ class GraphTransformer(nn.Module):
 
 
 class GraphHead(nn.Module):
-    """Logits of one choice about a whole clean graph, from the sums of site and pair states: (B, outputs)."""
+    """Numbers about a whole graph, from the sums of site and pair states: (B, outputs). t = None: all is clean."""
 
     def __init__(self, config: GraphTransformerConfig, outputs: int):
         super().__init__()
         self.trunk = GraphTrunk(config)
         self.out = _head(config.width + config.pair_width, outputs)
 
-    def forward(self, state: dict[str, Tensor], mask: Tensor, given: dict[str, Tensor], order: Order) -> Tensor:
-        x, e, _ = self.trunk(state, _clean(state), mask, given, order)
+    def forward(
+        self,
+        state: dict[str, Tensor],
+        mask: Tensor,
+        given: dict[str, Tensor],
+        order: Order,
+        t: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        x, e, _ = self.trunk(state, _clean(state) if t is None else t, mask, given, order)
         both = mask[:, :, None, None] & mask[:, None, :, None]
         return self.out(torch.cat([(x * mask[..., None]).sum(1), (e * both).sum((1, 2))], -1))
 
@@ -280,6 +287,11 @@ class GraphHead(nn.Module):
 def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Time 0 at every site and pair."""
     return {k: torch.zeros_like(v, dtype=torch.float32) for k, v in state.items()}
+
+
+def _look_up(embedding: nn.Embedding, index: Tensor) -> Tensor:
+    """The rows of indices (...), or of weights (..., states), which may be differentiated by."""
+    return index @ embedding.weight if index.is_floating_point() else embedding(index)
 
 
 def _head(width: int, outputs: int) -> nn.Sequential:

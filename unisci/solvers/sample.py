@@ -49,6 +49,13 @@ def sample(
     return x
 
 
+def draw_keys(x: State, schema: Schema | None) -> Any:
+    """The name and number of site axes that key the draws of each field, or of a bare tensor, which is "x"."""
+    if not isinstance(x, dict):
+        return ("x", 0)
+    return {k: (k, 0 if schema is None else schema[k].axes) for k in x}
+
+
 def standard_normal(x: State, rng: Rng, step: int, schema: Schema | None) -> State:
     """Standard normal noise for every field of x, draw number `step` of the stream; a bare tensor is drawn as "x"."""
     if not isinstance(x, dict):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from unisci.processes.categorical import Categorical
 from unisci.rng import Rng
-from unisci.solvers.sample import Denoise
-from unisci.state import State, Time, fieldwise, pad, pick
+from unisci.solvers.sample import Denoise, draw_keys
+from unisci.state import State, Time, fieldwise, pad
 
 
 def token_grid(n: int, power: float = 3.5, device: torch.device | str | None = None) -> Tensor:
@@ -36,7 +36,7 @@ class Ancestral:
             name, axes = key
             return rng.categorical(name, 0, process.posterior(x, probs, t, s), axes)
 
-        return fieldwise(draw, x, denoise(x, t), denoise.process, t, s, _keys(denoise, x)), None
+        return fieldwise(draw, x, denoise(x, t), denoise.process, t, s, draw_keys(x, denoise.schema)), None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TauLeaping:
             name, axes = key
             return rng.categorical(name, 0, torch.where(last, process.posterior(x, probs, t, s), jumped), axes)
 
-        return fieldwise(draw, x, denoise(x, t), denoise.process, t, s, _keys(denoise, x)), None
+        return fieldwise(draw, x, denoise(x, t), denoise.process, t, s, draw_keys(x, denoise.schema)), None
 
 
 def jump_hazard(process: Categorical, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -78,10 +78,3 @@ def jump_hazard(process: Categorical, x_t: Tensor, probs: Tensor, t: Tensor, s: 
     if process.masked:
         forward = torch.where(onehot[..., -1:] > 0, masked_rate, forward)
     return at_k * forward * (1 - onehot)
-
-
-def _keys(denoise: Denoise, x: State) -> Any:
-    """The name and number of site axes that key each field's draws."""
-    if not isinstance(x, dict):
-        return ("x", 0)
-    return {k: (k, 0 if denoise.schema is None else pick(denoise.schema, k).axes) for k in x}

@@ -1,0 +1,1 @@
+"""Steering without retraining: terms that wrap a denoiser, mixtures of models, and particles."""
