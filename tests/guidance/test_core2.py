@@ -1,29 +1,26 @@
 """CoRe^2 on laws whose guided predictions are known (S39, section 4)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from benchmarks.core2 import MEANS, Counted, bound, energy_distance, hits, told, train
+from tests.guidance.test_weak import bent
 from tests.oracles import EnumeratedOracle, GaussianOracle, MixtureOracle, normal
-from unisci.batch import Batch, Field
-from unisci.denoiser import Denoiser
-from unisci.guidance.conditional import classifier_free, drop_conditions
-from unisci.guidance.core2 import WeakToStrong, collect, reflect
+from unisci.batch import Field
+from unisci.guidance.conditional import classifier_free
+from unisci.guidance.core2 import Trajectories, WeakToStrong, collect, reflect
 from unisci.guidance.weak import Fast, WeakNet, WeakNets, seen
-from unisci.networks.embedding import TimeEmbedding
 from unisci.processes.categorical import absorbing, uniform
 from unisci.processes.gaussian import VE, VP
-from unisci.processes.product import Product
 from unisci.rng import Rng
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver, run
 from unisci.solvers.sample import Together, sample
 from unisci.solvers.tokens import Ancestral, token_grid
-from unisci.training.fit import FitConfig, fit
 
 F64 = torch.float64
 T = torch.tensor(0.4, dtype=F64)
@@ -37,29 +34,6 @@ BOTH = MixtureOracle(P, torch.tensor([[-2.0], [2.0]], dtype=F64), ONE.expand(2),
 
 def noise(n, d=1, seed=0):
     return P.prior(torch.zeros(n, d, dtype=F64), Rng(seed, torch.arange(n)))
-
-
-def bent(*sizes, **named):
-    """A weak network with a last layer that is not 0, the same at each call."""
-    torch.manual_seed(1)
-    net, scale = WeakNet(*sizes, **named), 0.5
-    nn.init.normal_(net.leave.weight, std=scale)
-    return net
-
-
-@dataclass
-class Counted:
-    """A Denoise that counts its calls."""
-
-    denoise: object
-    calls: int = 0
-
-    def __post_init__(self):
-        self.process, self.schema = self.denoise.process, self.denoise.schema
-
-    def __call__(self, x, t):
-        self.calls += 1
-        return self.denoise(x, t)
 
 
 def test_refining_an_exact_weak_network_is_guidance():
@@ -116,13 +90,6 @@ def test_before_training_fast_is_the_conditional_model():
     assert torch.equal(run(Fast(STRONG, WeakNet(1)), x, PROGRAM), run(STRONG, x, PROGRAM))  # S39, check 3
 
 
-def energy(a, b):
-    """The energy distance of two samples on the line: 2 int (F - G)^2."""
-    z = torch.cat([a, b]).sort().values
-    cdf = lambda v: torch.searchsorted(v.sort().values, z, right=True) / len(v)
-    return float(2 * ((cdf(a) - cdf(b))[:-1].square() * z.diff()).sum())
-
-
 class LeastSquares:
     """g = a clean + b x + c with its own a, b, c at each of the times, fitted in closed form."""
 
@@ -154,11 +121,11 @@ def test_fast_samples_are_guided_samples(kind):
     fast, states, _ = reflected()
     fast = Fast(STRONG, LeastSquares(states)) if kind == "linear" else fast
     ends = [
-        run(m, noise(3000, seed=s), PROGRAM)[:, 0]
+        run(m, noise(2000, seed=s), PROGRAM)
         for m, s in ((fast, 5), (classifier_free(STRONG, BOTH, 2.0), 6), (STRONG, 7))
     ]
-    assert energy(ends[0], ends[1]) < (0.01 if kind == "linear" else 0.003)
-    assert energy(ends[2], ends[1]) > 0.15
+    assert energy_distance(ends[0], ends[1]) < (0.01 if kind == "linear" else 0.003)
+    assert energy_distance(ends[2], ends[1]) > 0.15
 
 
 def test_refinement_moves_on_where_the_weak_network_falls_short():
@@ -186,20 +153,35 @@ def test_the_loss_falls_and_training_repeats():
         reflect(WeakNet(1), replace(states, strong=states.strong * float("inf")), 2, ROWS)
 
 
-def test_collect_keeps_what_guidance_saw():
+def test_steps_of_training():
+    """Each step draws its own rows; the second of two is half as long; and the loss of logits is KL(D_s || g)."""
+    _, states, _ = reflected()
+    assert reflect(bent(1), states, 9, ROWS, lr=0.0).std() > 0
+    net = WeakNet(1)
+    reflect(net, replace(states, strong=states.clean + 100), 2, ROWS, lr=1e-3)
+    assert net.residual.leave.bias.item() == pytest.approx(1.5e-3, rel=0.02)
+    strong, clean = torch.tensor([[0.9, 0.1, 0.0]], dtype=F64), torch.tensor([[0.2, 0.3, 0.5]], dtype=F64)
+    one = Trajectories(torch.ones(1).long(), T[None], clean.log(), strong.log(), None, None, torch.zeros(1))
+    loss = reflect(WeakNet(3, states=3), one, 1, ROWS)
+    assert loss.item() == pytest.approx((0.9 * torch.tensor(4.5).log() + 0.1 * torch.tensor(1 / 3).log()).item())
+
+
+@pytest.mark.parametrize("process", [P, VE()], ids=["VP", "VE"])
+def test_collect_keeps_what_guidance_saw(process):
+    strong, both = GaussianOracle(process, 2.0, 1.0), GaussianOracle(process, 0.0, 3.0)
     x, rng, w = noise(40), Rng(1, torch.arange(40)), torch.linspace(1, 3, 40, dtype=F64)
-    program, condition = compile_solver(P, grid(P, 5), "ancestral"), w[:, None]
-    fast, cfg, seen_by = Fast(STRONG, WeakNet(1, 1), condition), classifier_free(STRONG, BOTH, w), []
-    states = collect(fast, BOTH, w, x, program.times, program, rng)
+    program, condition, visited = compile_solver(process, grid(process, 5), "ancestral"), w[:, None], []
+    fast = Fast(strong, WeakNet(1, 1), condition)
+    states = collect(fast, both, w, x, program.times, program, rng)
     assert len(states) == 200 and states.t.shape == (200,)
-    run(cfg, x, program, rng, on_step=lambda x, t: seen_by.append(x))
-    back = states.x * sum(v**2 for v in P.level(states.t)).sqrt()[:, None]
-    torch.testing.assert_close(back, torch.cat([x, *seen_by[:-1]]))
-    torch.testing.assert_close(states.clean, STRONG(back, states.t))
-    torch.testing.assert_close(states.strong, classifier_free(STRONG, BOTH, states.condition[:, 0])(back, states.t))
+    run(classifier_free(strong, both, w), x, program, rng, on_step=lambda x, t: visited.append(x))
+    back = states.x * sum(v**2 for v in process.level(states.t)).sqrt()[:, None]
+    torch.testing.assert_close(back, torch.cat([x, *visited[:-1]]))
+    torch.testing.assert_close(states.clean, strong(back, states.t))
+    torch.testing.assert_close(states.strong, classifier_free(strong, both, states.condition[:, 0])(back, states.t))
     torch.testing.assert_close(states.condition, condition.repeat(5, 1))
     with pytest.raises(ValueError, match="keep"):
-        collect(fast, BOTH, w, x, program.times, program, rng, keep=0)
+        collect(fast, both, w, x, program.times, program, rng, keep=0)
 
 
 def test_the_reservoir_is_uniform():
@@ -247,25 +229,10 @@ def test_a_second_round_follows_the_fast_model():
     assert 190 < sum(bool((first.key == k).any()) for k in half.key) < 290
 
 
-def test_states_of_another_size_look_alike():
-    x = VE().level(torch.ones(()).double())[1] * normal(500, 3)
-    assert seen(x, VE(), torch.ones(()).double()).std() == pytest.approx(1, abs=0.05)
-    tokens = torch.randint(3, (4, 2))
-    both = seen({"x": x, "k": tokens}, {"x": VE(), "k": uniform(3)}, {"x": T, "k": T})
-    assert torch.equal(both["k"], tokens) and not torch.equal(both["x"], x)
-
-
-def test_weak_networks_permute_with_sites_and_leave_padding_alone():
-    """S39, check 5; times by site, a condition, and samples that do not see each other."""
-    net, (b, n) = bent(3, condition=2).double(), (4, 6)
-    clean, x, t, condition = normal(b, n, 3), normal(b, n, 3, seed=1), torch.rand(b, n).double(), normal(b, 2, seed=2)
-    out, index = net(clean, x, t, condition), torch.randperm(n)
-    assert (out - clean).abs().mean() > 0.01
-    torch.testing.assert_close(net(clean[:, index], x[:, index], t[:, index], condition), out[:, index])
-    torch.testing.assert_close(net(clean[:2], x[:2], t[:2], condition[:2]), out[:2])
-    assert (net(clean, x, t, condition + 1) - out).abs().max() > 1e-3
-    assert (net(clean, x, 1 - t, condition) - out).abs().max() > 1e-3
-    torch.testing.assert_close(net(clean, x, T, condition), net(clean, x, T.expand(b), condition))
+def test_padding_is_left_alone_and_not_trained_on():
+    """S39, check 5: what does not exist stays as the conditional model has it, and does not count in the loss."""
+    net, (b, n), condition = bent(3, condition=2).double(), (4, 6), normal(4, 2, seed=2)
+    x = normal(b, n, 3, seed=1)
     model = GaussianOracle(P, 0.0, 1.0)
     there = torch.arange(n) < torch.tensor([[6], [3], [1], [5]])
     fast = Fast(model, net, condition, there)
@@ -275,12 +242,6 @@ def test_weak_networks_permute_with_sites_and_leave_padding_alone():
     spoilt = replace(states, strong=torch.where(states.where[..., None], states.strong, 1e6))
     losses = [reflect(bent(3, 2), part, 2, ROWS) for part in (states, spoilt)]
     assert torch.equal(*losses)
-
-
-def test_conditions_of_another_size_are_refused():
-    for net, condition in ((WeakNet(3), normal(2, 1)), (WeakNet(3, 2), None), (WeakNet(3, 2), normal(2, 1))):
-        with pytest.raises(ValueError, match="takes conditions"):
-            net(normal(2, 3), normal(2, 3), T, condition)
 
 
 class Fields:
@@ -349,47 +310,15 @@ def test_fast_logits():
     assert (share(fast) - share(cfg)).abs().max() < 0.02 < (share(GIVEN) - share(cfg)).abs().max()
 
 
-MEANS = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=F64)
-SCHEMA = {"x": Field("whole", (2,)), "kind": Field("whole", (4,))}
-
-
-class Net(nn.Module):
-    """A small network of a point and its class, 0 where that was dropped."""
-
-    def __init__(self):
-        super().__init__()
-        self.time = TimeEmbedding(16)
-        self.map = nn.Sequential(nn.Linear(22, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-
-    def forward(self, state, t, mask, given, order=None, cache=None):
-        now = self.time(t["x"].to(state["x"])).expand(len(mask), 16)
-        return {"x": self.map(torch.cat([state["x"], given["kind"], now], -1))}
-
-
-def batch_of(kind, x=None):
-    """The points x of the classes `kind`, of no class where kind < 0."""
-    onehot = (kind[:, None] == torch.arange(4)).float()
-    x = torch.zeros(len(kind), 2) if x is None else x.float()
-    return Batch(SCHEMA, {"x": x}, torch.ones(len(kind), 1, dtype=torch.bool), {"kind": onehot})
-
-
-@cache
-def trained():
-    """A conditional denoiser trained for seconds on 8000 points, the class dropped from one in five."""
-    torch.manual_seed(0)
-    kind = torch.arange(8000) % 4
-    data = batch_of(kind, MEANS[kind] + normal(8000, 2, seed=70))
-    drop = lambda batch, rng: drop_conditions(batch, rng, 0.2, {"kind": 0.0})
-    config = FitConfig(steps=700, batch_size=256, lr=4e-3, warmup=50, ema=0.99)
-    return fit(Denoiser(Net(), Product({"x": P}, SCHEMA), {"x": 1.4}), data, config, prepare=drop, progress=False)
-
-
 def exact_models(kind):
     return GaussianOracle(P, MEANS[kind], 1.0), MixtureOracle(P, MEANS, ONE.expand(4), ONE.expand(4) / 4)
 
 
+trained = cache(lambda: train(0))
+
+
 def trained_models(kind):
-    return trained().on(batch_of(kind)), trained().on(batch_of(torch.full_like(kind, -1)))
+    return bound(trained(), kind)
 
 
 def bare(v):
@@ -405,8 +334,7 @@ def test_hits_at_half_the_calls(bind, dress):
     """Of 4 overlapping classes a sample should fall into the quadrant of its own: CoRe^2 does so as often as guidance
     does for twice the calls (paired, of 6000, within two standard errors), and spreads as guidance does."""
     torch.manual_seed(0)
-    told = lambda kind: F.one_hot(kind, 4).float()
-    net, kind, x = WeakNet(2, 4, width=48), torch.arange(1000) % 4, dress(noise(1000, 2, seed=50))
+    net, kind, x = WeakNet(2, 4, width=32, layers=1), torch.arange(1000) % 4, dress(noise(1000, 2, seed=50))
     conditional, unconditional = bind(kind)
     fast = Fast(conditional, net if dress is bare else WeakNets({"x": net}), told(kind))
     rng = Rng(1, torch.arange(1000))
@@ -423,9 +351,9 @@ def test_hits_at_half_the_calls(bind, dress):
     for name, model in (models | {"plain": conditional}).items():
         conditional.calls = unconditional.calls = 0
         end = run(model, x, PROGRAM)
-        end = (end if dress is bare else end["x"]) * MEANS[kind]
-        hit[name], calls[name] = (end > 0).all(1).double(), conditional.calls + unconditional.calls
-        spread[name] = end.std(0)
+        end = end if dress is bare else end["x"]
+        hit[name], calls[name] = hits(end, kind).double(), conditional.calls + unconditional.calls
+        spread[name] = (end * MEANS[kind]).std(0)
     more = hit["fast"] - hit["guided"]
     assert calls == {"fast": 12, "guided": 24, "plain": 12}
     assert more.mean() >= -2 * more.std() / 6000**0.5

@@ -26,10 +26,10 @@ def test_one_model_takes_the_known_steps(process, name):
     torch.testing.assert_close(step.end(equal(x, T, step.cleans)), want, rtol=1e-9, atol=1e-9)
 
 
-def models(process=VP()):  # noqa: B008
+def models():
     one = torch.ones(1, dtype=F64)
-    law = lambda mean, std: MixtureOracle(process, torch.tensor([mean], dtype=F64), one * std, one)
-    return law((1.5, 0.0), 0.5), law((-1.5, 0.5), 0.7), three_modes(process)
+    law = lambda mean, std: MixtureOracle(VP(), torch.tensor([mean], dtype=F64), one * std, one)
+    return law((1.5, 0.0), 0.5), law((-1.5, 0.5), 0.7), three_modes(VP())
 
 
 @pytest.mark.parametrize("vectors", [None, exact])

@@ -1,4 +1,4 @@
-"""SuperDiff on laws whose densities are known: Or draws their mixture, And lands where they are equal (S22, section 4)."""
+"""SuperDiff on laws of known densities: Or draws their mixture, And lands where they are equal (S22, section 4)."""
 
 import math
 
@@ -142,7 +142,8 @@ def test_one_model_is_followed_as_by_ito_density(name):
     vectors = exact if name == "ddim" else None
     end, log_q, _ = solve((model,), times, SuperDiff(Or(), vectors=vectors), 20)
     follow = ItoDensity(compile_solver(VP(), times, name), vectors=vectors)
-    want, density = sample_with_density(model, normal(20, 3), times, follow, rng)
+    start = VP().level(times[0])[1] * normal(20, 3)
+    want, density = sample_with_density(model, start, times, follow, rng)
     torch.testing.assert_close(end, want, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(log_q, density[:, None], rtol=1e-7, atol=1e-7)
     also, _, _ = solve((model,), times, SuperDiff(And(), vectors=vectors), 20)
@@ -152,16 +153,16 @@ def test_one_model_is_followed_as_by_ito_density(name):
 def test_without_noise():
     """By the divergence the density is of order 1, and And closes the gap on the flow too."""
     errors = {}
-    for n in (50, 200):
+    for n in (25, 100):
         end, log_q, true = solve(pair(VP()), even(n), SuperDiff(Or(), vectors=exact), 200)
         errors[n] = (log_q - true).square().mean().sqrt().item()
-    assert errors[200] < 0.25 and math.log(errors[50] / errors[200]) / math.log(4) == pytest.approx(1, abs=0.2)
+    assert errors[100] < 0.5 and math.log(errors[25] / errors[100]) / math.log(4) == pytest.approx(1, abs=0.2)
     assert (true[:, 0] > true[:, 1]).double().mean().item() == pytest.approx(0.5, abs=0.08)
     signs = hutchinson(Rng(3, torch.arange(200)))  # exact here, as every Jacobian is a multiple of the identity
-    same, _, _ = solve(pair(VP()), even(200), SuperDiff(Or(), vectors=signs), 200)
+    same, _, _ = solve(pair(VP()), even(100), SuperDiff(Or(), vectors=signs), 200)
     torch.testing.assert_close(same, end)
-    _, log_q, true = solve(pair(VP()), even(200), SuperDiff(And(), vectors=exact), 200)
-    assert gap(true) < 0.04 and (log_q[:, 0] - log_q[:, 1]).abs().max() < 1e-9
+    _, log_q, true = solve(pair(VP()), even(100), SuperDiff(And(), vectors=exact), 200)
+    assert gap(true) < 0.06 and (log_q[:, 0] - log_q[:, 1]).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("policy", [Or(), And(), And(corrected=False)])
@@ -174,7 +175,7 @@ def test_equal_models_are_one(policy):
 
 
 def test_models_equal_up_to_rounding():
-    """Single precision, models that differ by their last bits: And must not chase them."""
+    """Single precision, models that differ by their last bits, which And must not chase."""
 
     class Rounded(GaussianOracle):
         def __call__(self, x, t):
@@ -185,7 +186,7 @@ def test_models_equal_up_to_rounding():
     one, _ = superpose(Mixture(models[:1]), x, times, SuperDiff(Or()), rng)
     two, log_q = superpose(Mixture(models), x, times, SuperDiff(And()), rng)
     assert two.dtype == torch.float32 and log_q.dtype == F64
-    torch.testing.assert_close(two, one, rtol=0, atol=1e-2)
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
 
 
 class Shuffled:
@@ -328,7 +329,8 @@ def test_where_log_q_starts():
 
 def test_what_is_refused():
     x, rng, mixture = normal(4, 3), Rng(0, torch.arange(4)), Mixture(pair(VP()))
-    go = lambda solver, mixture=mixture, times=even(3), rng=rng, x=x: superpose(mixture, x, times, solver, rng)
+    few = even(3)
+    go = lambda solver, mixture=mixture, times=few, rng=rng, x=x: superpose(mixture, x, times, solver, rng)
     with pytest.raises(ValueError, match="steps a Mixture, got MixtureOracle"):
         go(SuperDiff(Or()), pair(VP())[0])
     with pytest.raises(ValueError, match="is not one number for each of 2 models"):

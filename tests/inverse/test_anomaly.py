@@ -22,7 +22,7 @@ from unisci.inverse.anomaly import (
     reconstruct,
 )
 from unisci.processes.categorical import absorbing
-from unisci.processes.gaussian import VP
+from unisci.processes.gaussian import VE, VP
 from unisci.rng import Rng
 from unisci.solvers.sample import Together
 from unisci.solvers.tokens import Ancestral
@@ -106,6 +106,18 @@ def test_mixed_fields():
     assert (unknown - known).mean().item() == pytest.approx(0.6, abs=0.1)  # as many atoms as were masked
     back = reconstruct(denoise, strange, rung, rng)["atom"]
     assert set(back.unique().tolist()) == {0, 2}
+
+
+def test_fields_are_noised_apart():
+    """Each by its own process, under its own name and layout: pairs alike in both orders."""
+    schema = {"a": Field("site"), "b": Field("site"), "pair": Field("pair")}
+    denoise = GaussianOracle({"a": VP(), "b": VP(), "pair": VE()}, schema=schema)
+    x = {"a": torch.zeros(3, 4), "b": torch.zeros(3, 4), "pair": torch.zeros(3, 4, 4)}
+    t, rng = torch.tensor(0.5, dtype=F64), Rng(0, torch.arange(3))
+    noised = perturbed(denoise, x, t, rng)
+    for k, v in noised.items():
+        assert torch.equal(v, denoise.process[k].perturb(x[k], t, rng, k, schema[k].axes))
+    assert torch.equal(noised["pair"], noised["pair"].mT) and not torch.equal(noised["a"], noised["b"])
 
 
 def test_difference():

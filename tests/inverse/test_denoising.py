@@ -129,8 +129,13 @@ def test_padding_does_not_count():
     wide = {"x": torch.cat([y["x"], torch.full((4, 3), 50.0, dtype=F64)], 1)}
     mask = torch.arange(12).expand(4, 12) < 9
     torch.testing.assert_close(blind_sigma(denoise, y), blind_sigma(denoise, wide, mask=mask))
-    same = hutchinson(Rng(0, torch.arange(4)))
+    signs_of = lambda *ids: hutchinson(Rng(0, torch.tensor(ids)))
+    same = signs_of(0, 1, 2, 3)
     torch.testing.assert_close(likeliest_sigma(denoise, y, same), likeliest_sigma(denoise, wide, same, mask=mask))
+    ragged = torch.arange(12).expand(4, 12) < torch.tensor([9, 5, 2, 7])[:, None]
+    rows = likeliest_sigma(denoise, wide, same, mask=ragged)
+    alone = {"x": wide["x"][1:2]}
+    torch.testing.assert_close(rows[1:2], likeliest_sigma(denoise, alone, signs_of(1), mask=ragged[1:2]))
     clean = denoise_at(denoise, wide, mask=mask)
     torch.testing.assert_close(clean["x"][:, :9], denoise_at(denoise, y)["x"])
 

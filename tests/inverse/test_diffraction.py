@@ -244,8 +244,8 @@ def test_known_fields():
 
 
 def test_finds_a_displaced_atom():
-    """Rock salt with one sodium .1 of the cell away: RED-Diff on the simulated pattern brings Rwp from 7.4 % to .1 % (S32,
-    check 6, asks for 5 %)."""
+    """Rock salt with one sodium .1 of the cell away: RED-Diff on the simulated pattern brings Rwp from 7.4 % to .1 %
+    (S32, check 6, asks for 5 %)."""
     known = {k: NACL[k] for k in ("lattice", "atom")}
     operator = PowderPattern(TABLE, torch.linspace(20, 70, 251, dtype=F64), width=0.4, reach=6.0, known=known)
     y = operator({"fractional": NACL["fractional"]})
@@ -299,3 +299,6 @@ def test_refused():
     refused("must be of shapes", state | {"atom": torch.zeros(2, 4, 3)})
     refused("mask", mask=torch.ones(2, 3, dtype=torch.bool))
     refused("beyond reach", reach=3.0)
+    refused("classes", state | {"atom": state["atom"] + 1})
+    refused("classes", state | {"atom": state["atom"] - 1})
+    refused("wavelength", wavelength=torch.ones(3))

@@ -22,18 +22,18 @@ Y = torch.tensor([1.0, 0.5, -1.0, 0.0, 0.0, 0.0], dtype=F64)
 
 
 class Basis:
-    """An Rng whose draw number k is the unit vector k: a linear chain's variance is then a sum of squares."""
+    """An Rng each of whose draws, told apart by stream and step, is a unit vector: a linear chain's variance is then a
+    sum of squares."""
 
-    def __init__(self, draws):
-        self.draws, self.drawn = draws, 0
+    def __init__(self, drawn=None, k=None):
+        self.drawn, self.k = {} if drawn is None else drawn, k
 
     def at(self, k):
-        return self
+        return Basis(self.drawn, k)
 
     def normal(self, name, step, shape, axes):
         unit = torch.zeros(shape, dtype=F64)
-        unit[self.drawn] = 1
-        self.drawn += 1
+        unit[self.drawn.setdefault((self.k, step), len(self.drawn))] = 1
         return unit
 
 
@@ -68,9 +68,9 @@ def test_stationary_variance_in_one_dimension():
     draws = 2 * steps
     y, init = torch.zeros(draws, 1, dtype=F64), torch.zeros(draws, 1, dtype=F64)
     gradient = log_likelihood_gradient(Mask(torch.tensor([True])), y, 0.5)
-    rng = Basis(draws)
+    rng = Basis()
     x = langevin(GaussianOracle(VP(), 0.0, std), gradient, init, T, rng, steps=steps, eta=eta, gamma=gamma)
-    assert rng.drawn == draws
+    assert len(rng.drawn) == draws
     assert x.square().sum().item() == pytest.approx(noise / (1 - kept**2), rel=1e-9)
     assert noise / (1 - kept**2) == pytest.approx(gamma / (rest + 4), rel=0.2)
 

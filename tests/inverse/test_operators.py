@@ -114,6 +114,12 @@ def test_pullback_leaves_no_trace():
     x = normal(2, 3).requires_grad_()
     square = lambda x: x**2
     wanted = 2 * x.detach() * normal(2, 3, seed=1)
+    plain = normal(2, 3)
+    pullback(square, normal(2, 3, seed=1), plain)
+    assert not plain.requires_grad
+    with torch.inference_mode():
+        inner = normal(2, 3)
+        torch.testing.assert_close(pullback(square, normal(2, 3, seed=1), inner), wanted)
     for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
         with mode():
             out = pullback(square, normal(2, 3, seed=1), x)

@@ -249,8 +249,10 @@ def test_refused():
     ):
         with pytest.raises(ValueError, match="without conditions"):
             call()
-    with pytest.raises(ValueError, match="steps"):
-        polish(zero, solve, square, y, z, steps=0)
+    some = Boundary(z[0], torch.zeros(0), 1.0, 0)
+    for boundary, steps in ((some, 0), (zero, 20)):
+        with pytest.raises(ValueError, match="steps >= 1 and an x_T that is not 0"):
+            polish(boundary, solve, square, y, z, steps=steps)
     for m in (0, 5):
         with pytest.raises(ValueError, match="m must lie in"):
             boundary_set(solve, norm, normal(4, D), y, z, m)

@@ -27,7 +27,7 @@ class Rows:
 @settings(max_examples=25, deadline=None)
 def test_random_rows(first, second, seed):
     """Rows in general position: what is left of 5 directions, whatever the units; the same rows again add nothing."""
-    a, b = Rows(normal(first, 5, seed=seed)), Rows(1e-9 * normal(second, 5, seed=seed + 50))
+    a, b = Rows(normal(first, 5, seed=seed)), Rows(1e-20 * normal(second, 5, seed=seed + 50))
     x = normal(3, 5)
     assert unseen([a, b], x).tolist() == [max(0, 5 - first - second)] * 3
     assert unseen([a, Rows(3 * a.matrix)], x).tolist() == [5 - first] * 3

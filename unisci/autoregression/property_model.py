@@ -35,6 +35,11 @@ class PropertyModel(nn.Module):
         self.register_buffer("mean", mean.float())
         self.register_buffer("std", std.float())
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The atoms that it knows."""
+        return self.product.schema["atom"].classes
+
     def forward(
         self,
         state: dict[str, Tensor],

@@ -2,15 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
 from unisci.autoregression.pard import Pard
+from unisci.autoregression.property_model import PropertyModel
+from unisci.batch import Batch
 from unisci.design.samples import Samples
+from unisci.design.steering import Steering
+from unisci.design.targets import Want, Wants, wants
 from unisci.domains.molecule import Molecule
+from unisci.guidance.particles import particle_rng
 from unisci.rng import Rng
 
 MEMORY_SHARE = 0.25  # of a GPU's free memory that one batch may fill
@@ -20,12 +25,13 @@ CPU_BYTES = 512 * 2**20  # on a CPU: larger batches leave the caches and gain no
 @dataclass(frozen=True)
 class Designer:
     """model: a trained Pard; steps: network calls a block that its card's numbers were measured at; hash: of its
-    weights; card: what the weights say of themselves."""
+    weights; card: what the weights say of themselves; properties: a model of properties to steer by, or None."""
 
     model: Pard
     steps: int
     hash: str
     card: dict
+    properties: PropertyModel | None = None
 
     def generate(
         self,
@@ -34,14 +40,20 @@ class Designer:
         steps: int | None = None,
         ids: Sequence[int] | None = None,
         batch_size: int | None = None,
+        where: Want | Wants | Sequence[Want] | None = None,
+        particles: int = 4,
+        push: float = 1.0,
     ) -> Samples:
         """n new molecules (samples 0 to n - 1 of the seed), or the samples `ids` again.
 
-        A sample depends on the weights, (seed, id) and steps alone, not on n or batch_size. steps: network calls a
-        block; batch_size: by default what memory suggests. Raises ValueError where n, seed, steps, ids or batch_size
-        make no sense.
+        A sample depends on the weights, (seed, id), steps and what it is steered by, not on n or batch_size. steps:
+        network calls a block; batch_size: by default what memory suggests. where: what is wanted of them, such as
+        Between("logp", 1, 2) & Above("qed", .55), see `unisci.design.targets`; then each sample is one of so many
+        `particles`, which cost as many times the calls, and `push` scales the gradient within blocks. The table says
+        what each sample meets, and `hit_rates()` sums it up. Raises ValueError where an argument makes no sense, a want
+        contradicts another or has nothing to act by, before anything is drawn.
         """
-        return Samples.join(list(self.stream(n, seed, steps, ids, batch_size)))
+        return Samples.join(list(self.stream(n, seed, steps, ids, batch_size, where, particles, push)))
 
     def stream(
         self,
@@ -50,6 +62,9 @@ class Designer:
         steps: int | None = None,
         ids: Sequence[int] | None = None,
         batch_size: int | None = None,
+        where: Want | Wants | Sequence[Want] | None = None,
+        particles: int = 4,
+        push: float = 1.0,
         on_done: Callable[[int], None] | None = None,
     ) -> Iterator[Samples]:
         """The same, batch by batch, so that memory does not grow with n. on_done(k) is told how many are finished."""
@@ -59,10 +74,22 @@ class Designer:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         Rng(seed, torch.zeros(0))  # refuses a bad seed before any compute
-        return self._stream(ids, seed, steps, batch_size or self.batch_size(), on_done or (lambda done: None))
+        steering = None
+        if where is not None:
+            classes = self.model.denoiser.product.schema["atom"].classes
+            steering = Steering(wants(where), particles, self.properties, classes, push)
+            particle_rng(Rng(seed, torch.tensor([max(ids)])), particles)  # refuses ids that leave the range
+        size = batch_size or max(1, self.batch_size() // (1 if steering is None else particles))
+        return self._stream(ids, seed, steps, size, steering, on_done or (lambda done: None))
 
     def _stream(
-        self, ids: Sequence[int], seed: int, steps: int, size: int, on_done: Callable[[int], None]
+        self,
+        ids: Sequence[int],
+        seed: int,
+        steps: int,
+        size: int,
+        steering: Steering | None,
+        on_done: Callable[[int], None],
     ) -> Iterator[Samples]:
         done = 0
         while done < len(ids):
@@ -70,16 +97,29 @@ class Designer:
             began = time.perf_counter()
             try:
                 keys = torch.tensor(part, dtype=torch.long, device=self.model.first.device)
-                finished = partial(_tell, on_done, done + len(part))
-                molecules = Molecule.unbatch(self.model.generate(Rng(seed, keys), steps, on_block=finished))
+                finished = partial(_tell, on_done, done + len(part), 1 if steering is None else steering.particles)
+                molecules = Molecule.unbatch(self._draw(Rng(seed, keys), steps, steering, finished))
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error) or size == 1:
                     raise
                 size = max(1, size // 2)
                 continue
             seconds = (time.perf_counter() - began) / len(part)
-            yield Samples.of(molecules, part, seconds, self.hash, seed)
+            samples = Samples.of(molecules, part, seconds, self.hash, seed)
+            yield samples if steering is None else samples.meets(steering.wants)
             done += len(part)
+
+    def _draw(self, rng: Rng, steps: int, steering: Steering | None, on_block: Callable) -> Batch:
+        if steering is None:
+            return self.model.generate(rng, steps, on_block=on_block)
+        p, begin = steering.particles, None
+        if steering.keep is not None:
+            begin = Molecule.batch([steering.keep], steering.classes)
+        own = particle_rng(rng, p)
+        drawn = self.model.generate(
+            own, steps, on_block=on_block, guide=steering.guide, select=steering.select, begin=begin
+        )
+        return drawn[slice(None, None, p)]  # at the end all particles of a sample are the one that is kept
 
     def batch_size(self) -> int:
         """Samples a batch, from the memory that pair states take: about 16 tensors of their width at once."""
@@ -92,7 +132,8 @@ class Designer:
     def to(self, device: torch.device | str) -> "Designer":
         """The same designer with its model moved to a device."""
         model: nn.Module = self.model.to(device)
-        return Designer(model, self.steps, self.hash, self.card)
+        properties = None if self.properties is None else self.properties.to(device)
+        return replace(self, model=model, properties=properties)
 
 
 def check_ids(n: int | None, ids: Sequence[int] | None) -> Sequence[int]:
@@ -109,8 +150,8 @@ def check_ids(n: int | None, ids: Sequence[int] | None) -> Sequence[int]:
     return ids
 
 
-def _tell(on_done: Callable[[int], None], begun: int, block: int, growing: torch.Tensor) -> None:
-    on_done(begun - len(growing))
+def _tell(on_done: Callable[[int], None], begun: int, particles: int, block: int, growing: torch.Tensor) -> None:
+    on_done(begun - -(-len(growing) // particles))
 
 
 def _out_of_memory(error: Exception) -> bool:

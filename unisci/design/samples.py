@@ -9,8 +9,11 @@ import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdDepictor
 
+from unisci.design.properties import measure
+from unisci.design.targets import Interval, Maximize, Want, Wants, wants
 from unisci.domains.molecule import Molecule
 from unisci.metrics.descriptors import VALUES
+from unisci.metrics.intervals import proportion
 
 _OWN = ("id", "smiles", "valid", "reason", "seconds", "model", "seed", "atoms", "bonds")
 
@@ -120,6 +123,29 @@ class Samples(Sequence[Molecule]):
                 raise ValueError(f"the function gave {len(values)} values for {len(rows)} molecules")
             table[column] = pd.Series(values, index=rows, dtype="float64").reindex(range(len(self)))
         return replace(self, table=table)
+
+    def meets(self, where: Want | Wants | Sequence[Want]) -> "Samples":
+        """Add columns: the values of the wants' properties, "meets <want>" for each, and "meets" for all at once."""
+        parts, table = wants(where).parts, self.table.copy()
+        for want in parts:
+            if isinstance(want, Interval | Maximize):
+                table[want.name] = measure(want.property, self.molecules)
+            table[f"meets {want}"] = (want.gap(self.molecules) == 0) & table["valid"].to_numpy(bool)
+        table["meets"] = table[[f"meets {want}" for want in parts]].all(axis=1)
+        return replace(self, table=table)
+
+    def hit_rates(self) -> pd.DataFrame:
+        """The share of all samples, invalid ones included, that meets each want, and all of them at once, with its 95 %
+        interval. Raises ValueError where nothing was wanted: see `meets`."""
+        names = [c for c in self.table.columns if c.startswith("meets")]
+        if not names:
+            raise ValueError("these samples were drawn without wants: call meets(where) first")
+        rows, n = [], len(self)
+        for name in names:
+            hits = int(self.table[name].sum())
+            low, high = proportion(hits, n)
+            rows.append((name.removeprefix("meets").strip() or "all", hits / n, low, high, n))
+        return pd.DataFrame(rows, columns=["want", "share", "low", "high", "n"])
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the table."""

@@ -10,8 +10,8 @@ twist, log h, tells from a beginning how likely its end meets them.
                        particles alone, by what their beginnings measure
 
 Particles belong to one sample: P are grown for it, drawn again from one another between blocks by how their weights
-changed, and one is kept at the end by the exact weights of finished molecules. A twist may be wrong; with many particles
-the result is not.
+changed, and one is kept at the end by the exact weights of finished molecules. Within blocks the push is not weighed
+against: it changes which of the molecules that meet the wants are drawn, not whether they do.
 """
 
 import math

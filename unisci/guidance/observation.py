@@ -13,7 +13,7 @@ MMPS (Rozet et al., 2405.13712), with C = r^2 and J in front PiGDM (Song et al.,
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -176,16 +176,12 @@ class Observation(Term):
         return self.covariance.needs_graph
 
     def push(self, at: Evaluation) -> State:
-        clean = {k: v.detach() for k, v in estimate(at).items()}
-        bare = not isinstance(at.x, dict)
-        operator = (lambda state: self.operator(state["x"])) if bare else self.operator
         with torch.inference_mode(False), torch.enable_grad():
-            clean = {k: v.clone() for k, v in clean.items()}
-            measured, adjoint = torch.func.vjp(operator, clean)
-            residual = self._residual(measured)
-            along = lambda u: torch.func.jvp(operator, (clean,), (clean | u,))[1]
-            weights = self._solve(at, residual, along, lambda v: adjoint(v)[0], clean)
-            u = adjoint(weights)[0]
+            clean = {k: v.detach().clone().requires_grad_() for k, v in estimate(at).items()}
+            measured = self.operator(clean if isinstance(at.x, dict) else clean["x"])
+            residual = self._residual(measured.detach())
+            weights = self._solve(at, residual, Linearised.of(measured, clean))
+            u = _pull(measured, clean, weights)
         return _pushes(self, at, u)
 
     def _residual(self, measured: Tensor) -> Tensor:
@@ -197,14 +193,45 @@ class Observation(Term):
             raise ValueError(f"y has shape {tuple(self.y.shape)}, the operator gives {tuple(measured.shape)}")
         return self.y.to(measured) - measured
 
-    def _solve(self, at: Evaluation, residual: Tensor, along: Callable, adjoint: Callable, clean: dict) -> Tensor:
+    def _solve(self, at: Evaluation, residual: Tensor, h: "Linearised") -> Tensor:
         """(H C H^T + sigma_y^2)^-1 residual by conjugate gradients, for each sample on its own."""
-        zero = {k: torch.zeros_like(v) for k, v in clean.items()}
-        noise = torch.as_tensor(self.sigma_y).to(residual) ** 2
-        if self.covariance.spread(at, zero) is None:
+        if self.covariance.spread(at, {k: torch.zeros_like(v) for k, v in h.clean.items()}) is None:
             return residual
-        times = lambda v: along(zero | self.covariance.spread(at, adjoint(v))).detach() + noise * v
-        return conjugate_gradients(times, residual.detach(), self.iterations)
+        noise = torch.as_tensor(self.sigma_y).to(residual) ** 2
+        times = lambda v: h.along(self.covariance.spread(at, h.adjoint(v))) + noise * v
+        return conjugate_gradients(times, residual, self.iterations)
+
+
+class Linearised(NamedTuple):
+    """H of an operator at a clean state: along(u) = H u, adjoint(v) = H^T v. H u is the gradient by v of H^T v, which
+    is linear in v: two passes backward, and no forward mode, whose import takes seconds."""
+
+    measured: Tensor
+    clean: dict[str, Tensor]
+    v: Tensor
+    pulled: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, measured: Tensor, clean: dict[str, Tensor]) -> "Linearised":
+        v = torch.zeros_like(measured, requires_grad=True)
+        return cls(measured, clean, v, _pull(measured, clean, v, create_graph=True))
+
+    def along(self, u: dict[str, Tensor]) -> Tensor:
+        moving = [k for k in u if self.pulled[k].requires_grad]
+        outputs, vectors = [self.pulled[k] for k in moving], [u[k] for k in moving]
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        return torch.autograd.grad(outputs, self.v, vectors, **options)[0]
+
+    def adjoint(self, v: Tensor) -> dict[str, Tensor]:
+        return _pull(self.measured, self.clean, v)
+
+
+def _pull(measured: Tensor, clean: dict[str, Tensor], v: Tensor, create_graph: bool = False) -> dict[str, Tensor]:
+    inputs = list(clean.values())
+    found = torch.autograd.grad(
+        measured, inputs, v, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(clean, found, strict=True))
 
 
 def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:

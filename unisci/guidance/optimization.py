@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from unisci.guidance.observation import Observation
-from unisci.guidance.ridge import Reward
+from unisci.guidance.ridge import RewardFunction
 from unisci.guidance.terms import guided
 from unisci.rng import Rng
 from unisci.solvers.sample import Denoise, Solver, sample
-from unisci.solvers.score import total
+from unisci.solvers.score import check_gaussian, total
 from unisci.state import State, Time, fieldwise
 
 
@@ -61,7 +61,7 @@ class Curve:
 @torch.no_grad()
 def reward_curve(
     generate_at: Callable[[float], State],
-    truth: Reward,
+    truth: RewardFunction,
     targets: Sequence[float],
     distance: Callable[[State], Tensor] | None = None,
 ) -> Curve:
@@ -85,7 +85,7 @@ def reward_curve(
 @torch.no_grad()
 def climb(
     denoise: Denoise,
-    reward: Reward,
+    reward: RewardFunction,
     x: State,
     times: Sequence[Time],
     solver: Solver,
@@ -96,12 +96,14 @@ def climb(
     """Gradient-guided optimisation: the samples of each round, one round a target. The first is asked at the mean of
     samples without guidance; all start from the noise x, round i draws from rng.at(i).
 
-    reward: differentiable, of states with Gaussian fields of one meaning entry by entry, so that samples have a mean.
-    noise: nu, in the units of the reward; small follows the target, large stays with the data. Targets that rise slowly
-    let the reward bend between rounds. Raises ValueError where noise is not positive or there are no targets.
+    reward: differentiable, of states of Gaussian fields of one meaning entry by entry, so that samples have a mean, by
+    which those of one call depend on each other. noise: nu, in the units of the reward; small follows the target, large
+    stays with the data. Targets that rise slowly let the reward bend between rounds. Raises ValueError where noise is
+    not positive, there are no targets, or a field's noise is not Gaussian.
     """
-    if not targets:
-        raise ValueError("climb needs a target for each round, got none")
+    if not targets or not noise > 0:
+        raise ValueError(f"climb needs a target for each round and noise > 0, got {list(targets)} and {noise}")
+    check_gaussian(denoise, "climb")
     samples, rounds = sample(denoise, x, times, solver, rng.at(0)), []
     for i, target in enumerate(targets, 1):
         mean = fieldwise(lambda v: v.mean(0, keepdim=True), samples)
@@ -114,18 +116,15 @@ def climb(
     return rounds
 
 
-def _linear(reward: Reward, at: State) -> tuple[float, State]:
+def _linear(reward: RewardFunction, at: State) -> tuple[float, State]:
     """The reward of one state (1, ...) and its gradient there."""
     with torch.inference_mode(False), torch.enable_grad():
-        at = fieldwise(lambda v: v.clone().requires_grad_(), at)
-        fields = list(at.values()) if isinstance(at, dict) else [at]
-        value = reward(at).sum()
-        slopes = torch.autograd.grad(value, fields)
-    return float(value), dict(zip(at, slopes, strict=True)) if isinstance(at, dict) else slopes[0]
+        k, value = torch.func.grad_and_value(lambda state: reward(state).sum())(fieldwise(torch.clone, at))
+    return float(value), k
 
 
 @torch.no_grad()
-def best_of_n(samples: State, reward: Reward, n: int) -> State:
+def best_of_n(samples: State, reward: RewardFunction, n: int) -> State:
     """Of each n consecutive samples the one of the highest reward, (B, ...) -> (B / n, ...): the baseline that any
     guidance has to beat at the same number of calls. Raises ValueError where n < 1 or does not divide B."""
     values = reward(samples)

@@ -53,8 +53,8 @@ def spread(state: Any, particles: int) -> Any:
 
 def prior(denoise: Denoise, like: State, rng: Rng, particles: int) -> State:
     """Draws of x_1 for every particle, (n P, ...), of samples shaped as `like` (n, ...)."""
-    draw = lambda v, process, key: process.prior(v, own, *key)
     own, like = particle_rng(rng, particles), spread(like, particles)
+    draw = lambda v, process, key: process.prior(v, own, *key)
     return fieldwise(draw, like, denoise.process, draw_keys(like, denoise.schema))
 
 
@@ -133,8 +133,10 @@ class Weights(NamedTuple):
         return cls(zeros, zeros, torch.full_like(zeros[:, 0], particles))
 
     def gain(self, log_ratio: Tensor) -> "Weights":
-        """With the log ratio (n P,) of target and proposal in a step added."""
-        return self._replace(path=self.path + log_ratio.to(self.path).reshape(self.path.shape))
+        """With the log ratio (n P,) of target and proposal in a step added. A particle without weight stays so,
+        whatever the model says of it."""
+        log_ratio = log_ratio.to(self.path).reshape(self.path.shape)
+        return self._replace(path=torch.where(self.path == -math.inf, self.path, self.path + log_ratio))
 
     def resample(self, rng: Rng, threshold: float) -> tuple[Tensor, "Weights"]:
         """The rows (n P,) that follow, and their weights; rng is of the particles."""
@@ -151,7 +153,7 @@ class ParticleSolver(Solver, Protocol):
 
     particles: int
 
-    def weigh(self, x: State, memory: Weights) -> Tensor:
+    def weigh(self, denoise: Denoise, x: State, memory: Weights) -> Tensor:
         """The log weights (n, P) of the particles x (n P, ...) when the last step is done."""
 
 
@@ -180,10 +182,10 @@ def sample_particles(denoise: Denoise, x: State, times: Any, solver: ParticleSol
     for k, (t, s) in enumerate(pairwise(times)):
         x, memory = solver.step(denoise, x, t, s, memory, own.at(k))
         ess.append(memory.ess)
-    log_weights = solver.weigh(x, memory)
+    log_weights = solver.weigh(denoise, x, memory)
     if bool(log_weights.isnan().any()):
         bad = log_weights.isnan().any(1).nonzero()[:, 0].tolist()
-        raise ValueError(f"weights of samples {bad[:8]} are nan; a potential must give numbers, or -inf for h = 0")
+        raise ValueError(f"weights of samples {bad[:8]} are nan: a model or a potential gave nan; log 0 is -inf")
     picked = choose(log_weights, rng)
     return fieldwise(lambda v: v[picked], x), Report(log_mean(log_weights), torch.stack(ess), x, log_weights)
 

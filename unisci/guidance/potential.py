@@ -28,11 +28,11 @@ LogPotential = Callable[[State, Time], Tensor]  # (x, t) -> log h_t(x), (B,)
 
 
 class Sites(Protocol):
-    """How log h becomes pushes (B, ..., K) of the logits of a discrete field."""
+    """How log h becomes pushes (B, ..., K) of the logits of discrete fields, given with their processes."""
 
     def __call__(
-        self, log_h: LogPotential, x: dict[str, Tensor], t: Time, name: str, process: Categorical
-    ) -> Tensor: ...
+        self, log_h: LogPotential, x: dict[str, Tensor], t: Time, discrete: dict[str, Categorical]
+    ) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ class Exact:
         if self.rows < 1:
             raise ValueError(f"Exact needs rows >= 1, got {self.rows}")
 
-    def __call__(self, log_h: LogPotential, x: dict[str, Tensor], t: Time, name: str, process: Categorical) -> Tensor:
+    def __call__(
+        self, log_h: LogPotential, x: dict[str, Tensor], t: Time, discrete: dict[str, Categorical]
+    ) -> dict[str, Tensor]:
+        return {name: self._field(log_h, x, t, name, process) for name, process in discrete.items()}
+
+    def _field(self, log_h: LogPotential, x: dict[str, Tensor], t: Time, name: str, process: Categorical) -> Tensor:
         field, (b, k) = x[name], (len(x[name]), process.classes)
         times = pad(pick(t, name), field).expand(field.shape)
         spots = (times > 0).any(0).nonzero()  # reading it waits for the device, which has much to do here anyway
@@ -75,16 +80,20 @@ class Exact:
 class FirstOrder:
     """One gradient of log h by one-hot states (B, ..., states): what changing each site alone would do, to first order.
 
-    log_h is called with float one-hot vectors in place of the field's indices. Approximate, and cheap.
+    log_h is called with float one-hot vectors in place of all discrete fields' indices. Approximate, and cheap.
     """
 
-    def __call__(self, log_h: LogPotential, x: dict[str, Tensor], t: Time, name: str, process: Categorical) -> Tensor:
+    def __call__(
+        self, log_h: LogPotential, x: dict[str, Tensor], t: Time, discrete: dict[str, Categorical]
+    ) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
-            soft = F.one_hot(x[name], process.states).float().requires_grad_()
-            (gradient,) = torch.autograd.grad(log_h(x | {name: soft}, t).sum(), soft)
-        if is_pair_field(x[name]):
-            gradient = gradient + gradient.transpose(1, 2)
-        return gradient[..., : process.classes]
+            soft = {k: F.one_hot(x[k], p.states).float().requires_grad_() for k, p in discrete.items()}
+            gradients = torch.autograd.grad(log_h(x | soft, t).sum(), list(soft.values()))
+        out = {}
+        for (k, process), gradient in zip(discrete.items(), gradients, strict=True):
+            both = gradient + gradient.transpose(1, 2) if is_pair_field(x[k]) else gradient
+            out[k] = both[..., : process.classes]
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +113,8 @@ class Potential(Term):
         kinds = {k: p for k, p in processes(at.denoise).items() if self.changes(k)}
         out = self._gradients(log_h, x, at.t, {k: p for k, p in kinds.items() if not isinstance(p, Categorical)})
         with torch.no_grad():
-            for name, process in kinds.items():
-                if isinstance(process, Categorical):
-                    out[name] = self.sites(log_h, x, at.t, name, process)
+            discrete = {k: p for k, p in kinds.items() if isinstance(p, Categorical)}
+            out |= self.sites(log_h, x, at.t, discrete) if discrete else {}
         return out if isinstance(at.x, dict) else out["x"]
 
     @staticmethod

@@ -1,17 +1,15 @@
 """Products of models, prod_i q_i^beta_i, by particles: the Feynman-Kac correctors of Skreta et al. (arXiv 2503.02819).
 The sum of scores s = sum_i beta_i s_i alone does not lead there, as a product of noised laws is no noised product; with
 
-    d log w = g^2 / 2 (|s|^2 - sum_i beta_i |s_i|^2) dtau
+    d log w = g^2 / 2 (|s|^2 - sum_i beta_i |s_i|^2) dtau,     sum_i beta_i = 1
 
-it does. Here that is written for chains: by Bayes' rule q_s(x_s) q(x_t | x_s) = q_t(x_t) p(x_s | x_t) for each model, so
-with B = sum_i beta_i the product of the kernels, which is proposed by,
+it does. Here that is written for chains. By Bayes' rule q_s(x_s) q(x_t | x_s) = q_t(x_t) p_i(x_s | x_t) for each model,
+so the product of the reverse kernels is proposed by, and its mass is the weight:
 
-    x_s ~ p'(x_s | x_t) = prod_i p_i(x_s | x_t)^beta_i q(x_t | x_s)^(1 - B) / Z(x_t),    w *= Z(x_t)
+    x_s ~ p'(x_s | x_t) = prod_i p_i(x_s | x_t)^beta_i / Z(x_t),     w *= Z(x_t)
 
-With Gaussian p_i of one variance, D = sum_i beta_i D_i / B and small steps, the weight of B = 1 is
-
-    d log w = -1/2 sum_i beta_i |D_i - D|^2 d(alpha^2 / sigma^2)
-
+Where the powers sum to B, a reference r, whose kernels are known, takes the power 1 - B on the way, and the end is
+weighed by r(x_0)^(B - 1). Every path then starts at the prior, where a product of B priors would cost most particles.
 It is exact for kernels that are; else the error is of first order in the step. One model of power beta is tempering.
 """
 
@@ -19,170 +17,169 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unisci.guidance.mixture import Mixture
-from unisci.guidance.particles import Weights, check_threshold, particle_rng, spread
-from unisci.guidance.twisted import place, unzip, weighted
+from unisci.guidance.particles import Weights, check_threshold
+from unisci.guidance.twisted import place, reverse_kernel, unzip, weighted
 from unisci.processes.categorical import Categorical
-from unisci.processes.gaussian import Gaussian
+from unisci.processes.gaussian import Gaussian, level_for
 from unisci.processes.process import Process
 from unisci.rng import Rng
 from unisci.solvers.sample import draw_keys
 from unisci.solvers.score import check_gaussian, counted, site_axes, time_for, total
-from unisci.state import State, Time, fieldwise, pad
+from unisci.state import State, Time, fieldwise
+
+BROAD = 2.0  # variance of the reference over the largest of the models: wider than all, so that B > 1 divides by it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
     """A ParticleSolver for prod_i q_i^powers_i of the models of a `Mixture`, whose weights are not asked.
 
-    powers: beta_i, one for each model, negative ones too, with a positive sum B. particles: P; threshold: see
-    `resample`. variance: of the data, for that of the Gaussian p_i: steps of any size are exact where data are Gaussian
-    with that variance. mask (n P, N): the sites that count.
+    powers: beta_i, one for each model, negative ones too. particles: P; threshold: see `resample`. variances: of the
+    data of each model about 0, 1 where None, which say those of the Gaussian p_i: steps of any size are exact where
+    data are Gaussian with these. mask (n P, N): the sites that count. The reference is N(0, 2 max variances) in
+    Gaussian fields and uniform in discrete ones.
 
     Start at `prior`. log_z estimates log of the integral of the product, in nats. A Gaussian field's step to sigma = 0
-    has no noise and no weight: it goes to D. Raises ValueError where B <= 0, for a threshold outside [0, 1], a variance
-    below 0, a denoiser that is no Mixture of as many models, and other noise.
+    has no noise and no weight: it goes to sum_i beta_i D_i, the reference with them. Raises ValueError where powers are
+    not finite or Gaussians of these variances have no product, for a threshold outside [0, 1], variances that are not
+    positive or not one for each power, a denoiser that is no Mixture of as many models, and other noise.
     """
 
     powers: tuple[float, ...]
     particles: int
-    variance: float = 1.0
+    variances: tuple[float, ...] | None = None
     threshold: float = 0.5
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        if not 0 < sum(self.powers) < math.inf:
-            raise ValueError(f"powers must have a positive sum, else the product is no law; got {self.powers}")
-        if not 0 <= self.variance < math.inf:
-            raise ValueError(f"the variance of the data must be finite and >= 0, got {self.variance}")
+        if self.variances is None:
+            object.__setattr__(self, "variances", (1.0,) * len(self.powers))
+        if len(self.variances) != len(self.powers) or not all(0 < c < math.inf for c in self.variances):
+            raise ValueError(
+                f"variances must be positive, one for each of {len(self.powers)} powers, got {self.variances}"
+            )
+        referred = zip(self._powers, (*self.variances, self._broad), strict=True)
+        precisions = [sum(beta / c for beta, c in zip(self.powers, self.variances, strict=True))]
+        precisions += [sum(beta / c for beta, c in referred)]
+        if not all(0 < p < math.inf for p in precisions):
+            raise ValueError(
+                f"the powers {self.powers} of data of variances {self.variances} give no law, as the sum of power / "
+                "variance must be positive; give powers less negative"
+            )
 
-    def prior(self, mixture: Mixture, like: State, rng: Rng) -> State:
-        """Draws of the product of the priors, (n P, ...), for samples shaped as `like` (n, ...)."""
-        own, like = particle_rng(rng, self.particles), spread(like, self.particles)
-        draw = lambda v, process, key: _start(v, process, sum(self.powers), key, own)
-        return fieldwise(draw, like, mixture.process, draw_keys(like, mixture.schema))
+    @property
+    def _powers(self) -> tuple[float, ...]:
+        """Those of the models and the reference, which sum to 1."""
+        return (*self.powers, 1 - sum(self.powers))
+
+    @property
+    def _broad(self) -> float:
+        """The variance of the reference."""
+        return BROAD * max(self.variances)
 
     def step(
         self, denoise: Mixture, x: State, t: Time, s: Time, memory: Weights | None, rng: Rng
     ) -> tuple[State, Weights]:
         """Resample at t, then go to s."""
-        axes = site_axes(denoise, x)
         if memory is None:
             self._check(denoise)
             memory = Weights.even(len(rng.ids), self.particles, rng.ids.device)
-            mass = fieldwise(_start_mass, x, denoise.process, t, sum(self.powers))
-            memory = memory.gain(total(fieldwise(weighted, mass, counted(x, axes, self.mask))))
         rows, memory = memory.resample(rng, self.threshold)
         x = fieldwise(lambda v: v[rows], x)
-        cleans = denoise.evaluate(x, time_for(t, x))
-        cleans = {k: [c[k] for c in cleans] for k in x} if isinstance(x, dict) else list(cleans)
+        now = time_for(t, x)
+        cleans = (*denoise.evaluate(x, now), fieldwise(self._reference, x, denoise.process, now))
+        cleans = {k: [c[k] for c in cleans] for k in x} if isinstance(x, dict) else cleans
         moved = fieldwise(self._move, x, cleans, denoise.process, t, s, draw_keys(x, denoise.schema), rng)
         x, log_mass = unzip(moved)
-        return x, memory.gain(total(fieldwise(weighted, log_mass, counted(x, axes, self.mask))))
+        return x, memory.gain(self._sum(denoise, log_mass))
 
-    def weigh(self, x: State, memory: Weights) -> Tensor:
-        """The log weights (n, P)."""
-        return memory.path
+    def weigh(self, denoise: Mixture, x: State, memory: Weights) -> Tensor:
+        """The log weights (n, P) of final particles x (n P, ...), from which the reference is taken out."""
+        log_r = self._sum(denoise, fieldwise(self._log_reference, x, denoise.process))
+        return memory.gain(-self._powers[-1] * log_r).path
 
     def _check(self, denoise: Mixture) -> None:
         if not isinstance(denoise, Mixture) or len(denoise.models) != len(self.powers):
             raise ValueError(f"a Product of {len(self.powers)} powers steps a Mixture of as many models, got {denoise}")
         check_gaussian(denoise, "Product", (Categorical,))
 
+    def _sum(self, denoise: Mixture, values: State) -> Tensor:
+        """The sum over the entries of each sample that count, (n P,)."""
+        count = counted(values, site_axes(denoise, values), self.mask)
+        return total(fieldwise(weighted, values, count))
+
+    def _reference(self, x: Tensor, process: Process, t: Tensor) -> Tensor:
+        """What the reference predicts from x at t: E[x_0 | x_t], or logits."""
+        if isinstance(process, Categorical):
+            return torch.zeros(*x.shape, process.classes, device=x.device)
+        alpha, sigma = level_for(process, t, x)
+        return alpha * self._broad / (alpha**2 * self._broad + sigma**2) * x
+
+    def _log_reference(self, x: Tensor, process: Process) -> Tensor:
+        """log r of each entry of final states."""
+        if isinstance(process, Categorical):
+            return torch.full(x.shape, -math.log(process.classes), device=x.device)
+        return -(x**2 / self._broad + math.log(2 * math.pi * self._broad)) / 2
+
     def _move(
-        self, x: Tensor, cleans: list[Tensor], process: Process, t: Tensor, s: Tensor, key: tuple[str, int], rng: Rng
+        self,
+        x: Tensor,
+        cleans: tuple[Tensor, ...],
+        process: Process,
+        t: Tensor,
+        s: Tensor,
+        key: tuple[str, int],
+        rng: Rng,
     ) -> tuple[Tensor, Tensor]:
         """x_s of one field, and the log mass of the product of the kernels of each of its entries."""
         name, axes = key
         if isinstance(process, Categorical):
-            log_p, log_mass = _categorical(x, cleans, self.powers, process, t, s)
-            return rng.categorical(name, 0, log_p.exp(), axes), log_mass
-        mean, deviation, log_mass = _gaussian(x, cleans, self.powers, process, t, s, self.variance)
+            probs, log_mass = _categorical(x, cleans, self._powers, process, t, s)
+            return rng.categorical(name, 0, probs, axes), log_mass
+        variances = (*self.variances, self._broad)
+        mean, deviation, log_mass = _gaussian(x, cleans, self._powers, variances, process, t, s)
         return mean + deviation * rng.normal(name, 0, tuple(x.shape), axes).to(x.dtype), log_mass
 
 
 def _gaussian(
-    x: Tensor, cleans: list[Tensor], powers: tuple[float, ...], process: Gaussian, t: Tensor, s: Tensor, data: float
+    x: Tensor,
+    cleans: tuple[Tensor, ...],
+    powers: tuple[float, ...],
+    variances: tuple[float, ...],
+    process: Gaussian,
+    t: Tensor,
+    s: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, deviation and log mass of the product of kernels N(m_i, p_s v / p_t), m_i the mean of x_s at D_i. Here
-    p = alpha^2 variance + sigma^2, a = alpha_t / alpha_s, and v = p_t - a^2 p_s is the variance of the step forward. With m
-    the mean of x_s at D, e the noise in x at D, and k = B v + a^2 p_s, x_s is of
+    """Mean, deviation and log mass of the product of kernels N(m_i, V_i), m_i the mean of x_s at D_i. With
+    L_i = beta_i / V_i, L = sum_i L_i and m = sum_i L_i m_i / L it is
 
-        N(m + (1 - B) a p_s v e / (k sigma_t), p_s v / k)
+        N(m, 1 / L) of log mass -1/2 (sum_i L_i |m_i - m|^2 + log L + sum_i beta_i log V_i)
     """
-    (alpha, sigma), (alpha_s, sigma_s) = process.level(t.double()), process.level(s.double())
-    noisy, weighs = sigma > 0, (sigma > 0) & (sigma_s > 0)
-    put, b, a = lambda value: place(value, x), sum(powers), alpha / alpha_s
-    v = (sigma**2 - (a * sigma_s) ** 2).clamp(min=0)
-    sigma = torch.where(noisy, sigma, 1.0)
-    p, p_s = (
-        torch.where(weighs, alpha**2 * variance + sigma**2, 1.0)
-        for alpha, sigma in ((alpha, sigma), (alpha_s, sigma_s))
-    )
-    k = b * v + a**2 * p_s
-    clean = sum(beta * d for beta, d in zip(powers, cleans, strict=True)) / b
-    e = (x - put(alpha) * clean) / put(sigma)
-    turned = a / sigma * (sigma_s**2 + torch.where(weighs, (1 - b) * p_s * v / k, 0.0))
-    mean = torch.where(put(noisy) > 0, put(alpha_s) * clean + put(turned) * e, x)
-    apart = sum(beta * (d - clean) ** 2 for beta, d in zip(powers, cleans, strict=True))
-    gained = (alpha_s / sigma**2) ** 2 * v * p / p_s
-    constant = b * p.log() + (1 - b) * p_s.log() - k.log()
-    log_mass = (put(constant) - put(gained) * apart - put(b * (1 - b) * v * p / (k * sigma**2)) * e**2) / 2
-    deviation = torch.where(weighs, (p_s * v / k).sqrt(), 0.0)
-    return mean, put(deviation), torch.where(put(weighs) > 0, log_mass, 0.0)
+    alpha, sigma = process.level(t.double())
+    keep, gain, deviation = reverse_kernel(process, t, s)
+    noisy, put = deviation > 0, lambda value: place(value, x)
+    v = [deviation**2 + gain**2 * c * sigma**2 / (alpha**2 * c + sigma**2) for c in variances]  # the last of x_0 at x_t
+    v = [torch.where(noisy, v_i, 1.0) for v_i in v]
+    parts = [beta / v_i for beta, v_i in zip(powers, v, strict=True)]
+    whole = sum(parts)
+    clean = sum(put(part / whole) * d for part, d in zip(parts, cleans, strict=True))
+    apart = sum(put(gain**2 * part) * (d - clean) ** 2 for part, d in zip(parts, cleans, strict=True))
+    constant = whole.log() + sum(beta * v_i.log() for beta, v_i in zip(powers, v, strict=True))
+    log_mass = torch.where(put(noisy) > 0, -(apart + put(constant)) / 2, 0.0)
+    return put(keep) * x + put(gain) * clean, put(torch.where(noisy, whole.rsqrt(), 0.0)), log_mass
 
 
 def _categorical(
-    x: Tensor, logits: list[Tensor], powers: tuple[float, ...], process: Categorical, t: Tensor, s: Tensor
+    x: Tensor, logits: tuple[Tensor, ...], powers: tuple[float, ...], process: Categorical, t: Tensor, s: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log probabilities (..., states) and log mass of the product of kernels, each site on its own."""
+    """Probabilities (..., states) and log mass of the product of kernels, each site on its own. What a model with a
+    positive power forbids is forbidden."""
     kernels = [process.posterior(x, process.logits(v, x).softmax(-1), t, s) for v in logits]
-    forward = _forward(process, x, t, s).to(kernels[0].dtype)
+    never = torch.stack([p == 0 for beta, p in zip(powers, kernels, strict=True) if beta > 0]).any(0)
     log_p = sum(torch.xlogy(beta, p) for beta, p in zip(powers, kernels, strict=True))
-    log_p = torch.where(forward > 0, log_p + torch.xlogy(1 - sum(powers), forward), -math.inf)
-    return log_p.log_softmax(-1), log_p.logsumexp(-1)
-
-
-def _forward(process: Categorical, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """q(x_t | x_s = k), s < t, for every state k: (..., states)."""
-    (a_t, _, g_t), (a_s, _, g_s) = process.level(t.double()), process.level(s.double())
-    tiny = torch.finfo(torch.float64).tiny
-    a, stay = (pad(v, x)[..., None] for v in (a_t / a_s.clamp(min=tiny), (1 - g_t) / (1 - g_s).clamp(min=tiny)))
-    onehot = F.one_hot(x, process.states).to(a)
-    m = F.pad(process.m.to(a), (0, int(process.masked)))
-    to_x = a * onehot + (stay - a).clamp(min=0) * (onehot * m).sum(-1, keepdim=True)
-    if not process.masked:
-        return to_x
-    is_mask = torch.zeros_like(m)
-    is_mask[-1] = 1
-    return torch.where(onehot[..., -1:] > 0, is_mask + (1 - is_mask) * (1 - stay), to_x * (1 - is_mask))
-
-
-def _prior(process: Categorical, like: Tensor) -> Tensor:
-    """The law of x_1, (states,)."""
-    _, b, gamma = process.level(torch.ones((), dtype=torch.float64, device=like.device))
-    p = b * process.m.to(b)
-    return torch.cat([p, gamma[None]]) if process.masked else p
-
-
-def _start(x: Tensor, process: Process, b: float, key: tuple[str, int], rng: Rng) -> Tensor:
-    """A draw of the prior to the power b."""
-    name, axes = key
-    if isinstance(process, Categorical):
-        p = torch.where((p := _prior(process, x)) > 0, p**b, 0.0)
-        return rng.categorical(name, 0, p.expand(*x.shape, -1), axes)
-    return process.prior(x, rng, name, axes) / math.sqrt(b)
-
-
-def _start_mass(x: Tensor, process: Process, t: Tensor, b: float) -> Tensor:
-    """log of the integral of the prior to the power b, for each entry."""
-    if isinstance(process, Categorical):
-        p = _prior(process, x)
-        return torch.where(p > 0, p**b, 0.0).sum().log().expand(x.shape)
-    _, sigma = process.level(t.double())
-    mass = (1 - b) * (math.log(2 * math.pi) / 2 + torch.where(sigma > 0, sigma, 1.0).log()) - math.log(b) / 2
-    return place(torch.where(sigma > 0, mass, 0.0), x).expand(x.shape)
+    log_p = torch.where(never, -math.inf, log_p)
+    return log_p.softmax(-1), log_p.logsumexp(-1)

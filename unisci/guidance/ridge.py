@@ -15,7 +15,7 @@ from torch import Tensor
 from unisci.rng import Rng
 from unisci.state import State
 
-Reward = Callable[[State], Tensor]  # clean states -> rewards (B,)
+RewardFunction = Callable[[State], Tensor]  # clean states -> rewards (B,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,14 @@ class Ridge:
         return _quadratic(rows, self.inverse.to(rows))
 
 
+@torch.no_grad()
 def fit_reward(features: Callable[[State], Tensor], x: State, y: Tensor, regularisation: float = 1e-3) -> Ridge:
     """Ridge regression of labels y (n,) on features(x) (n, F), in float64 and closed form.
 
-    theta = (Phi^T Phi + n regularisation diag(0, s^2))^-1 Phi^T y, s the features' standard deviations: of no unit, and
-    the constant is free. `error` is that of leave-one-out, e_i / (1 - leverage_i), without refitting. Raises ValueError
-    where shapes disagree, values are not finite, regularisation is not positive, or there are fewer than 3 labels.
+    Lambda = n regularisation diag(0, s^2), s the features' standard deviations: of no unit, and the constant is free; a
+    feature that does not vary gets theta = 0. `error` is that of leave-one-out, e_i / (1 - leverage_i), without
+    refitting. Raises ValueError where shapes disagree, values are not finite, regularisation is not positive, or there
+    are fewer than 3 labels.
     """
     phi, y = features(x).double(), y.double()
     if phi.ndim != 2 or y.shape != phi.shape[:1] or len(y) < 3:
@@ -55,14 +57,23 @@ def fit_reward(features: Callable[[State], Tensor], x: State, y: Tensor, regular
         )
     if not regularisation > 0 or not bool(phi.isfinite().all() and y.isfinite().all()):
         raise ValueError(f"regularisation must be positive, got {regularisation}, and features and labels be finite")
-    with torch.no_grad():
-        rows = _with_one(phi)
-        penalty = torch.diag(torch.cat([phi.new_zeros(1), phi.var(0, correction=0).clamp(min=1e-12)]))
-        inverse = torch.linalg.inv(rows.T @ rows + len(y) * regularisation * penalty)
-        theta = inverse @ rows.T @ y
-        leverages = _quadratic(rows, inverse)
-        left_out = (y - rows @ theta) / (1 - leverages)
-    return Ridge(features, theta, inverse, float(left_out.square().mean().sqrt()), leverages)
+    rows, change = _with_one(phi), _standard(phi)
+    z = rows @ change
+    penalty = torch.eye(len(change)).to(z)
+    penalty[0, 0] = 0
+    inverse = torch.linalg.inv(z.T @ z + len(y) * regularisation * penalty)
+    theta, leverages = change @ inverse @ z.T @ y, _quadratic(z, inverse)
+    left_out = (y - rows @ theta) / (1 - leverages)
+    return Ridge(features, theta, change @ inverse @ change.T, float(left_out.square().mean().sqrt()), leverages)
+
+
+def _standard(phi: Tensor) -> Tensor:
+    """The matrix that makes rows [1, phi] into [1, (phi - mean) / s]: units and origins then cost no digits."""
+    mean, s = phi.mean(0), phi.std(0, correction=0)
+    s = torch.where(s > 1e-9 * phi.abs().amax(0), s, 1.0)
+    change = torch.diag(torch.cat([s.new_ones(1), 1 / s]))
+    change[0, 1:] = -mean / s
+    return change
 
 
 def _with_one(phi: Tensor) -> Tensor:
@@ -73,7 +84,7 @@ def _quadratic(rows: Tensor, inverse: Tensor) -> Tensor:
     return (rows @ inverse * rows).sum(1)
 
 
-def pseudo_label(reward: Reward, x: State, noise: float, rng: Rng) -> Tensor:
+def pseudo_label(reward: RewardFunction, x: State, noise: float, rng: Rng) -> Tensor:
     """y^ = f^(x) + noise xi (n,), to train a conditional model on. noise: nu, in the units of the reward, at least the
     left-out error of f^: a model conditioned on sharper labels believes f^ where f^ errs. Raises ValueError if < 0."""
     if noise < 0:
@@ -95,7 +106,7 @@ class Extrapolation:
 
 
 @torch.no_grad()
-def support_bound(fit: Ridge, labels: Tensor, target: float, samples: State) -> Extrapolation:
+def extrapolation(fit: Ridge, labels: Tensor, target: float, samples: State) -> Extrapolation:
     """The diagnostics of samples made for a target, of a fit to labels (n,). They need no further label."""
     own, known = fit.leverage(samples), fit.leverages
     beyond = (target - labels.max()) / labels.std()

@@ -35,7 +35,7 @@ from unisci.solvers.score import check_gaussian
 from unisci.state import State, Time
 
 RIDGE = 1e-6  # a direction with less than this part of the system's trace is left alone
-FLOOR = 1e-10  # in nats^2: models that the noise of a step tells apart by less than 1e-5 nats coincide
+FLOOR = 1e-8  # in nats^2: models that the noise of a step tells apart by 1e-4 nats coincide; float32 errs by 1e-6
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Twisted:
         x, log_ratio = unzip(moved)
         return x, memory.gain(total(fieldwise(weighted, log_ratio, count)))
 
-    def weigh(self, x: State, memory: Weights) -> Tensor:
+    def weigh(self, denoise: Denoise, x: State, memory: Weights) -> Tensor:
         """The log weights (n, P) of final particles x (n P, ...), h_0 included."""
         return memory.path + self._fit(self.log_h0(x), memory.path)
 
@@ -121,15 +121,14 @@ def unzip(moved: Any) -> tuple[State, State]:
     return {k: v[0] for k, v in moved.items()}, {k: v[1] for k, v in moved.items()}
 
 
-def reverse_kernel(process: Gaussian, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """keep, gain and deviation in q(x_s | x_t, x_0) = N(keep x_t + gain x_0, deviation^2), to multiply x (B, ...): the
-    ancestral step of arXiv 2006.11239 for any schedule. 1, 0 and 0 where x is clean."""
-    alpha, sigma = process.level(t.double())
-    alpha_s, sigma_s = process.level(s.double())
+def reverse_kernel(process: Gaussian, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """keep, gain and deviation in q(x_s | x_t, x_0) = N(keep x_t + gain x_0, deviation^2), float64 of the times' shape:
+    the ancestral step of arXiv 2006.11239 for any schedule. 1, 0 and 0 where x is clean."""
+    (alpha, sigma), (alpha_s, sigma_s) = process.level(t.double()), process.level(s.double())
     ratio = torch.where(sigma > 0, sigma_s / torch.where(sigma > 0, sigma, 1.0), 1.0)
     kept = alpha / alpha_s * ratio  # the share of x_t's noise that stays
     fresh = (1 - kept**2).clamp(min=0)
-    return tuple(place(v, x) for v in (kept * ratio, alpha_s * fresh, sigma_s * fresh.sqrt()))
+    return kept * ratio, alpha_s * fresh, sigma_s * fresh.sqrt()
 
 
 def place(v: Tensor, x: Tensor) -> Tensor:
@@ -147,7 +146,7 @@ def _move(
         end = rng.categorical(name, 0, proposal, axes)
         log_p, log_q = (p.gather(-1, end[..., None])[..., 0].log() for p in (target, proposal))
         return end, log_p - log_q
-    keep, gain, deviation = reverse_kernel(process, x, t, s)
+    keep, gain, deviation = (place(v, x) for v in reverse_kernel(process, t, s))
     xi = rng.normal(name, 0, tuple(x.shape), axes).to(x.dtype)
     noisy = deviation > 0
     away = torch.where(noisy, gain * (ahead - clean) / torch.where(noisy, deviation, 1.0), 0.0)  # in deviations

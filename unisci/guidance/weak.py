@@ -35,9 +35,38 @@ def seen(x: State, process: Any, t: Time) -> State:
     return fieldwise(scaled, x, process, t)
 
 
+class Residual(nn.Module):
+    """r: a small network on the last axis, with the time as scale and shift of its layers (FiLM, arXiv 1709.07871); 0
+    at first."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int, width: int, layers: int):
+        super().__init__()
+        self.condition = condition
+        self.enter = nn.Linear(inputs + condition, width)
+        self.time = TimeEmbedding(width)
+        self.film = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(layers))
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.leave = nn.Linear(width, outputs)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, parts: list[Tensor], t: Tensor, condition: Tensor | None) -> Tensor:
+        if (0 if condition is None else condition.shape[-1]) != self.condition:
+            shape = None if condition is None else tuple(condition.shape)
+            raise ValueError(f"this weak network takes conditions (B, {self.condition}), got {shape}")
+        if condition is not None:
+            parts = [*parts, _inserted(condition, parts[0]).expand(*parts[0].shape[:-1], -1)]
+        like = self.enter.weight
+        h = F.silu(self.enter(torch.cat([p.to(like) for p in parts], -1)))
+        now = _inserted(self.time(t.to(like)), h)
+        for film, hidden in zip(self.film, self.hidden, strict=True):
+            scale, shift = film(now).chunk(2, -1)
+            h = h + F.silu(hidden(h) * (1 + scale) + shift)
+        return self.leave(h)
+
+
 class WeakNet(nn.Module):
-    """g = clean + r([clean, x, condition], t) for one field, r a small network on the last axis, with the time as scale
-    and shift of its layers (FiLM, arXiv 1709.07871). It starts at r = 0, which is D_c itself, and permutes with sites.
+    """g = clean + r([clean, x, condition], t) for one field, site by site, so that it permutes with sites.
 
     features: size of the last axis of clean. condition: number C of conditions. states: of a discrete field the number
     of its states; x is then of indices, one axis fewer than the logits `clean`, and features its classes.
@@ -45,33 +74,31 @@ class WeakNet(nn.Module):
 
     def __init__(self, features: int, condition: int = 0, states: int | None = None, width: int = 64, layers: int = 2):
         super().__init__()
-        self.states, self.condition = states, condition
-        self.enter = nn.Linear(features + (states or features) + condition, width)
-        self.time = TimeEmbedding(width)
-        self.film = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(layers))
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        self.leave = nn.Linear(width, features)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.states = states
+        self.residual = Residual(features + (states or features), features, condition, width, layers)
 
     def forward(self, clean: Tensor, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """clean (B, ..., F); x as `seen`; t (), (B,) or leading axes; condition (B, C). Raises ValueError where the
         condition is not of the size that was named."""
-        if (0 if condition is None else condition.shape[-1]) != self.condition:
-            shape = None if condition is None else tuple(condition.shape)
-            raise ValueError(f"this weak network takes conditions (B, {self.condition}), got {shape}")
         parts = [clean, x]
         if self.states is not None:
             parts = [clean.log_softmax(-1).clamp(min=-NARROW), F.one_hot(x, self.states)]
-        if condition is not None:
-            parts.append(_inserted(condition, clean).expand(*clean.shape[:-1], -1))
-        weight = self.enter.weight
-        h = F.silu(self.enter(torch.cat([p.to(weight) for p in parts], -1)))
-        now = _inserted(self.time(t.to(weight)), clean)
-        for film, hidden in zip(self.film, self.hidden, strict=True):
-            scale, shift = film(now).chunk(2, -1)
-            h = h + F.silu(hidden(h) * (1 + scale) + shift)
-        return clean + self.leave(h).to(clean)
+        return clean + self.residual(parts, t, condition).to(clean)
+
+
+class WeakVectors(nn.Module):
+    """g = (1 + a) clean + b x for a field of vectors, a and b functions of their lengths and angle alone: it turns with
+    the frame and permutes with sites. Positions must be centred."""
+
+    def __init__(self, condition: int = 0, width: int = 64, layers: int = 2):
+        super().__init__()
+        self.residual = Residual(3, 2, condition, width, layers)
+
+    def forward(self, clean: Tensor, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """clean and x (B, ..., D), else as `WeakNet`."""
+        products = torch.stack([(clean * clean).sum(-1), (clean * x).sum(-1), (x * x).sum(-1)], -1)
+        a, b = self.residual([products], t, condition).to(clean).split(1, -1)
+        return clean + a * clean + b * x
 
 
 def _inserted(v: Tensor, like: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def _crossing(excess: Tensor, k: Tensor, sigmas: Tensor) -> Tensor:
     at = lambda i: excess.gather(1, i.clamp(0, len(sigmas) - 1)[:, None])[:, 0]
     left = torch.where(at(k) >= 0, k, k - 1)
     high, low = at(left), at(left + 1)
-    falls = (left >= 0) & (left + 1 < len(sigmas)) & (high >= 0) & (low < 0)
+    falls = (high >= 0) & (low < 0)  # never so beyond an end, where both are the same
     share = torch.where(falls, high / torch.where(falls, high - low, 1.0), 0.0)
     logs = sigmas.log().to(excess)
     start = torch.where(falls, left, k)

@@ -128,6 +128,14 @@ class PowderPattern:
             raise ValueError(f"{self.names} must be of shapes (B, 3, 3), (B, N, 3) and {classes}, got {shapes}")
         if self.mask is not None and tuple(self.mask.shape) != (b, n):
             raise ValueError(f"the mask must be (B, N) = {(b, n)}, got {tuple(self.mask.shape)}")
-        if lattice.device.type == "cpu" and bool((lattice.norm(dim=-1) > self.reach).any()):
-            longest = lattice.norm(dim=-1).max().item()
+        if torch.as_tensor(self.wavelength).numel() not in (1, b):
+            raise ValueError(f"the wavelength must be a number or (B,), B = {b}, got {self.wavelength}")
+        if lattice.device.type == "cpu":  # elsewhere the checks of values would wait
+            self._check_values(lattice, atom)
+
+    def _check_values(self, lattice: Tensor, atom: Tensor) -> None:
+        longest, k = lattice.norm(dim=-1).max().item(), len(self.coefficients)
+        if longest > self.reach:
             raise ValueError(f"a cell vector of {longest:.3g} A is beyond reach = {self.reach}; raise reach")
+        if not atom.is_floating_point() and bool(((atom < 0) | (atom >= k)).any()):
+            raise ValueError(f"classes must lie in 0..{k - 1}, those of the coefficients, got {atom.unique().tolist()}")

@@ -47,8 +47,8 @@ class Boundary:
     def ranked(self, rank: Tensor, axes: Any = 1) -> State:
         """Starts (B, N, ...) whose sites take the rows of x_T by their canonical rank (B, N) int64, so that permuting a
         graph permutes what is made of it. axes: of sites, 0, 1 or 2, for each field if a dict."""
-        rows = {0: None, 1: (rank,), 2: (rank[:, :, None], rank[:, None, :])}
-        return fieldwise(lambda v, a: v[rows[a]] if a else v.expand(len(rank), *v.shape), self.x_T, axes)
+        sites = {1: (rank,), 2: (rank[:, :, None], rank[:, None, :])}
+        return fieldwise(lambda v, a: v[sites[a]] if a else v.expand(len(rank), *v.shape), self.x_T, axes)
 
 
 def zero_boundary(like: State) -> Boundary:
@@ -106,11 +106,13 @@ def polish(
     """The boundary after `steps` of Adam on the mean distance through a differentiable `solve`, each field of x_T put
     back onto |x_T| = sigma sqrt(d), where draws of N(0, sigma^2 I) in d dimensions lie.
 
-    `scores` becomes the one mean distance reached. Raises ValueError without conditions, and for steps < 1.
+    `scores` becomes the one mean distance reached. Raises ValueError without conditions, for steps < 1, and
+    for x_T = 0, which has no direction.
     """
     r = _check_references(conditions, references)
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {steps}")
+    fields = boundary.x_T.values() if isinstance(boundary.x_T, dict) else [boundary.x_T]
+    if steps < 1 or not all(bool(v.any()) for v in fields):
+        raise ValueError(f"polishing needs steps >= 1 and an x_T that is not 0, got {steps} steps from {boundary.x_T}")
     tangent = lambda g, v: g - v * ((g * v).sum() / (v * v).sum())  # what Adam would else spend its steps on
     typical = lambda v: v * (sigma * math.sqrt(v.numel()) / v.norm())
     mean = lambda x: metric(solve(_repeat(x, r), conditions), references).double().mean()

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from unisci.autoregression.pard import Pard, first_blocks
-from unisci.batch import Batch, pair_mask
+from unisci.batch import Batch
 from unisci.denoiser import Denoiser
 from unisci.design.designer import Designer
-from unisci.domains.molecule import BONDS, schema
-from unisci.jobs import weights_file
-from unisci.jobs.config import ConfigError, ModelConfig, NetworkConfig
-from unisci.networks.graph_transformer import GraphHead, GraphTransformer, GraphTransformerConfig
-from unisci.processes.categorical import Categorical, absorbing, marginal, uniform
-from unisci.processes.product import Product
+from unisci.jobs import property_models, weights_file
+from unisci.jobs.config import ModelConfig
+from unisci.jobs.graphs import build_product, frequencies, sizes
+from unisci.networks.graph_transformer import GraphHead, GraphTransformer
 
 FORMAT = "unisci-weights-1"
 
@@ -33,36 +31,6 @@ def build(config: ModelConfig, classes: tuple[str, ...], room: int, atom: Tensor
 def build_for(config: ModelConfig, data: Batch) -> Pard:
     """An untrained Pard for ordered training graphs."""
     return build(config, data.schema["atom"].classes, data.mask.shape[1], *frequencies(data), first_blocks(data))
-
-
-def frequencies(data: Batch) -> tuple[Tensor, Tensor]:
-    """How often each class of atoms (K,) and of bonds (4,) occurs in graphs."""
-    atom = torch.bincount(data.state["atom"][data.mask].long(), minlength=len(data.schema["atom"].classes)).float()
-    bond = torch.bincount(data.state["bond"][pair_mask(data.mask)].long(), minlength=len(BONDS)).float()
-    return atom / atom.sum(), bond / bond.sum()
-
-
-def build_product(noise: str, classes: tuple[str, ...], atom: Tensor, bond: Tensor) -> Product:
-    """The forward noise of molecular graphs."""
-    return Product({"atom": _process(noise, atom), "bond": _process(noise, bond)}, schema(classes))
-
-
-def _process(noise: str, frequencies: Tensor) -> Categorical:
-    match noise:
-        case "marginal":
-            return marginal(frequencies)
-        case "absorbing":
-            return absorbing(len(frequencies))
-        case "uniform":
-            return uniform(len(frequencies))
-    raise ConfigError(f"unknown noise {noise!r}: marginal, absorbing or uniform")
-
-
-def sizes(config: NetworkConfig, product: Product, causal: bool = False) -> GraphTransformerConfig:
-    """The sizes of a network for graphs with this noise."""
-    atom, bond = product.processes["atom"], product.processes["bond"]
-    states = (atom.states, bond.states, atom.classes, bond.classes)
-    return GraphTransformerConfig(*states, **config.model_dump(), causal=causal)
 
 
 def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card: dict, half: bool = True) -> None:
@@ -86,11 +54,12 @@ def with_card(source: Path, target: Path, card: dict) -> None:
     weights_file.write(target, tensors, metadata | {"card": json.dumps(card)})
 
 
-def load(name: str, device: torch.device | str = "cpu") -> Designer:
+def load(name: str, device: torch.device | str = "cpu", properties: str | Path | None = None) -> Designer:
     """The designer of shipped weights (see `shipped()`) or of a weights file. No network is used.
 
-    Raises ValueError where there are no such weights or no such device, or the file is damaged, foreign or of another
-    format version.
+    properties: the file of a model of properties to steer by; by default that of the same name in the folder
+    "properties" beside the weights, where there is one. Raises ValueError where there are no such weights or no such
+    device, or a file is damaged, foreign, of another format version or of other atoms.
     """
     path = find_weights(name)
     metadata, tensors = weights_file.read(path, FORMAT)
@@ -109,7 +78,12 @@ def load(name: str, device: torch.device | str = "cpu") -> Designer:
         model = model.eval().to(device)
     except (AssertionError, RuntimeError) as error:  # a torch without CUDA fails by assertion
         raise ValueError(f"device {str(device)!r} cannot be used: {error}") from error
-    return Designer(model, steps, weights_file.digest(path), card)
+    beside = path.parent / "properties" / path.name
+    found = Path(properties) if properties is not None else beside if beside.is_file() else None
+    steers = None if found is None else property_models.load(found, device)
+    if steers is not None and steers.classes != tuple(spec["classes"]):
+        raise ValueError(f"{found} knows the atoms {steers.classes}, the generator draws {tuple(spec['classes'])}")
+    return Designer(model, steps, weights_file.digest(path), card, steers)
 
 
 def shipped() -> dict[str, Path]:

@@ -11,7 +11,7 @@ from unisci.autoregression.property_model import VALUES, PropertyModel
 from unisci.batch import Batch
 from unisci.jobs import weights_file
 from unisci.jobs.config import NetworkConfig, PropertyJob
-from unisci.jobs.models import build_product, frequencies, sizes
+from unisci.jobs.graphs import build_product, frequencies, sizes
 from unisci.networks.graph_transformer import GraphHead
 
 FORMAT = "unisci-properties-1"
@@ -47,7 +47,7 @@ def save(path: Path, model: PropertyModel, job: PropertyJob, card: dict) -> None
         "network": job.network.model_dump(),
         "noise": job.noise,
         "hops": job.hops,
-        "classes": list(model.product.schema["atom"].classes),
+        "classes": list(model.classes),
         "names": list(model.names),
     }
     exact = {"mean": model.mean, "std": model.std} | {f"frequency.{k}": p.m for k, p in model.product.processes.items()}
