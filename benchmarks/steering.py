@@ -20,7 +20,7 @@ from unisci.design.targets import Above, Below, Between, Keep, Wants, wants
 from unisci.metrics.intervals import proportion
 
 WANTED = Between("logp", 1, 2) & Above("qed", 0.55)
-CHOICES = ((1, 0.5), (1, 1.0), (4, 0.0), (4, 0.5), (4, 1.0), (8, 1.0))  # particles, push
+CHOICES = ((1, 1.0), (4, 0.0), (4, 1.0))  # particles, push
 SCAFFOLDS = ("c1ccccc1", "C1CCNC1", "c1ccoc1", "C1CC1")
 
 
@@ -59,7 +59,7 @@ def others(designer: Designer, n: int) -> None:
     def rings(molecules: list) -> list[int]:
         return [m.rdkit.GetRingInfo().NumRings() for m in molecules]
 
-    for title, where, particles in (("tpsa", Between("tpsa", 60, 90), 8), ("rings", Below(rings, 0), 8)):
+    for where, particles in ((Between("tpsa", 60, 90), 8), (Below(rings, 0), 8)):
         plain, seconds = drawn(designer, n, [0])
         print(f"{wants(where)}: a property without a model")
         print(row("no steering", plain, wants(where), seconds))
@@ -77,12 +77,12 @@ def others(designer: Designer, n: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=500)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     a = parser.parse_args()
     designer = unisci.load("molecules-qm9")
     print(f"CPU, {torch.get_num_threads()} thread(s)")
     steering(designer, a.n, a.seeds)
-    others(designer, min(a.n, 200))
+    others(designer, min(a.n, 100))
 
 
 if __name__ == "__main__":

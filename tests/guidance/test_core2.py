@@ -329,7 +329,13 @@ def field(v):
     return {"x": v.float()}
 
 
-@pytest.mark.parametrize(("bind", "dress"), [(exact_models, bare), (trained_models, field)], ids=["exact", "trained"])
+@pytest.mark.parametrize(
+    ("bind", "dress"),
+    [
+        pytest.param(exact_models, bare, id="exact"),
+        pytest.param(trained_models, field, id="trained", marks=pytest.mark.slow),
+    ],
+)
 def test_hits_at_half_the_calls(bind, dress):
     """Of 4 overlapping classes a sample should fall into the quadrant of its own: CoRe^2 does so as often as guidance
     does for twice the calls (paired, of 6000, within two standard errors), and spreads as guidance does."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.oracles import GaussianOracle, MixtureOracle, normal, three_modes
+from unisci.batch import Field
 from unisci.guidance.joint_step import joint_step
 from unisci.guidance.mixture import Mixture, equal
 from unisci.processes.gaussian import EDM, VE, VP, Linear, SubVP
@@ -68,6 +69,23 @@ def test_clean_entries_stay():
     end = step.end(torch.tensor([[3.0, -2.0]], dtype=F64).expand(20, 2))
     assert torch.equal(end[:, 0], x[:, 0]) and bool((end[:, 1] != x[:, 1]).all())
     assert bool(step.gains(end).isfinite().all()) and bool((step.gram() > 0).all())
+
+
+def test_padding_has_no_part_in_the_trace():
+    """Not even where a model lets its output depend on it."""
+
+    class Leaky(GaussianOracle):
+        def __call__(self, x, t):
+            hidden = (x["position"] - x["position"].detach()).flip(1)  # 0, of slope 1
+            return {"position": super().__call__(x, t)["position"] + 5 * hidden}
+
+    x, mask = {"position": normal(20, 2, 3)}, torch.tensor([True, False]).expand(20, 2)
+    orders = []
+    for kind in (GaussianOracle, Leaky):
+        laws = [kind({"position": VP()}, m, s, {"position": Field("site", (3,))}) for m, s in ((1.0, 0.5), (-1.0, 0.7))]
+        step = joint_step(Mixture(tuple(laws)), x, T, S, RNG, mask, inner=True)
+        orders.append(step.second_order(torch.linalg.inv(step.gram())))
+    torch.testing.assert_close(*orders)
 
 
 def test_a_hidden_derivative_is_refused():

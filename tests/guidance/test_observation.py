@@ -112,6 +112,13 @@ def test_one_isotropic_gaussian_makes_all_exact_policies_one():
         torch.testing.assert_close(out, outs[0])
 
 
+def test_one_number_a_sample_may_be_observed():
+    model, x, t = GaussianOracle(P, 0.0, 0.7), normal(5, 3), torch.tensor(0.4, dtype=torch.float64)
+    flat = Observation(operator=lambda x: x.sum(1), y=torch.tensor(1.0), sigma_y=0.2)
+    kept = Observation(operator=lambda x: x.sum(1, keepdim=True), y=torch.tensor(1.0), sigma_y=0.2)
+    torch.testing.assert_close(guided(model, flat)(x, t), guided(model, kept)(x, t))
+
+
 def test_a_nonlinear_operator_pulls_towards_what_was_measured():
     model, y = GaussianOracle(P, 1.0, 0.5), torch.tensor([4.0]).double()
     term = Observation(operator=lambda x: x.square().sum(1, keepdim=True), y=y, sigma_y=0.1)

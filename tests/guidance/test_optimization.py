@@ -159,7 +159,7 @@ def test_reward_hacking_shows():
 def test_where_a_curve_bends(achieved, best, bend):
     curve = Curve(torch.arange(4).double(), *(torch.tensor(achieved, dtype=F64),) * 4)
     assert (curve.best, curve.bend()) == (best, bend)
-    uneven = Curve(torch.tensor([0.0, 4.0, 5.0, 6.0]), *(torch.tensor([0.0, 4.0, 5.0, 6.0]),) * 4)
+    uneven = Curve(torch.tensor([0.0, 1.0, 3.0, 7.0]), *(torch.tensor([0.0, 1.0, 3.0, 7.0]),) * 4)
     assert uneven.bend(0.9) == 3
     falling = torch.tensor([0.0, 2.0, 3.4, 11.4])  # slopes 2, .7, 2
     assert Curve(uneven.targets, *(falling,) * 4).bend() == 1

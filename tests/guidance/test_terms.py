@@ -98,6 +98,13 @@ def test_terms_commute(order):
     torch.testing.assert_close(guided(model, *[every[k] for k in order])(x, t), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_guiding_what_is_guided_joins_the_terms():
+    model, other = models()
+    x, t = normal(4, 3), torch.tensor(0.3, dtype=torch.float64)
+    first, *rest = terms(other, scale=0.7)
+    assert torch.equal(guided(guided(model, first), *rest)(x, t), guided(model, first, *rest)(x, t))
+
+
 def test_pushes_add_up():
     model, other = models()
     x, t = normal(4, 3), torch.tensor(0.3, dtype=torch.float64)

@@ -181,9 +181,9 @@ def test_mask_and_batch():
     both = WIDE(state)
     for i in range(2):
         close(WIDE({k: v[i : i + 1] for k, v in state.items()})[0], both[i])
-    own = PowderPattern(**settings, wavelength=torch.tensor([1.54056, 0.9], dtype=F64))(state)
+    own = PowderPattern(**settings, wavelength=torch.tensor([1.54056, 0.6], dtype=F64))(state)
     close(own[0], both[0])
-    close(own[1:], PowderPattern(**settings, wavelength=0.9)({k: v[1:] for k, v in state.items()}))
+    close(own[1:], PowderPattern(**settings, wavelength=0.6)({k: v[1:] for k, v in state.items()}))
 
 
 def test_chunks_and_reach():

@@ -157,8 +157,7 @@ def test_canonical_ranks():
     wanted = made(features).gather(1, order[..., None].expand(-1, -1, 2))
     torch.testing.assert_close(made(moved), wanted, rtol=0, atol=1e-12)
     assert (made(moved) - made(features)).abs().max() > 0.1
-    pair = normal(6, 6)
-    both = Boundary({"atom": normal(6, 2), "bond": pair + pair.T, "cell": normal(3)}, torch.zeros(0), 1.0, 0)
+    both = Boundary({"atom": normal(6, 2), "bond": normal(6, 6), "cell": normal(3)}, torch.zeros(0), 1.0, 0)
     rank = order.argsort(1)
     starts = both.ranked(rank, {"atom": 1, "bond": 2, "cell": 0})
     assert torch.equal(starts["cell"], both.x_T["cell"].expand(3, 3))
@@ -214,6 +213,8 @@ def test_boundary_set(problem):
     """The first is the best alone, each addition is the best by brute force, and on test pairs the set beats random
     sets of its size and the zero start."""
     candidates, y, z, test, _ = problem
+    far = torch.stack([candidates[0], candidates[0] + 100])
+    assert boundary_set(solve, norm, far, y, z, 2).tolist() == [0, 1]  # no candidate twice, however bad the others
     few = candidates[:30]
     chosen = boundary_set(solve, norm, few, y, z, 4).tolist()
     for p in range(4):

@@ -129,7 +129,8 @@ class Samples(Sequence[Molecule]):
         parts, table = wants(where).parts, self.table.copy()
         for want in parts:
             if isinstance(want, Interval | Maximize):
-                table[want.name] = measure(want.property, self.molecules)
+                column = f"{want.name} value" if want.name in _OWN else want.name
+                table[column] = measure(want.property, self.molecules)
             table[f"meets {want}"] = (want.gap(self.molecules) == 0) & table["valid"].to_numpy(bool)
         table["meets"] = table[[f"meets {want}" for want in parts]].all(axis=1)
         return replace(self, table=table)
@@ -137,7 +138,7 @@ class Samples(Sequence[Molecule]):
     def hit_rates(self) -> pd.DataFrame:
         """The share of all samples, invalid ones included, that meets each want, and all of them at once, with its 95 %
         interval. Raises ValueError where nothing was wanted: see `meets`."""
-        names = [c for c in self.table.columns if c.startswith("meets")]
+        names = [c for c in self.table.columns if c == "meets" or c.startswith("meets ")]
         if not names:
             raise ValueError("these samples were drawn without wants: call meets(where) first")
         rows, n = [], len(self)

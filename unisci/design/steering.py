@@ -73,9 +73,11 @@ class Steering:
             raise ValueError(f"particles must be at least 1, got {self.particles}")
         known = () if self.model is None else self.model.names
         drawn = {parse_class(c)[0] for c in self.classes}
+        if drawn <= self._banned():
+            raise ValueError(f"{self.wants}: this generator draws {', '.join(sorted(drawn))} and nothing else")
         for want in self.wants.parts:
-            by_model = isinstance(want, Interval | Maximize) and want.name in known
-            if self.particles == 1 and not (by_model and self.scale) and not isinstance(want, Without | Keep):
+            by_model = self.scale and self._knows(want)
+            if self.particles == 1 and not by_model and not isinstance(want, Without | Keep):
                 raise ValueError(
                     f"nothing can steer towards {want}: the model of properties knows {', '.join(known) or 'none'}; "
                     "pass particles=16 or so, or train one (configs/properties_qm9.yaml)"
@@ -93,7 +95,7 @@ class Steering:
     def guide(self, bound: Bound) -> Denoise:
         """The denoiser of a block with the terms of these wants."""
         terms: list[Term] = []
-        banned = {w.element for w in self.wants.parts if isinstance(w, Without)}
+        banned = self._banned()
         if banned:
             terms.append(Forbid(classes=tuple(parse_class(c)[0] in banned for c in self.classes)))
         known = self._known()
@@ -102,9 +104,16 @@ class Steering:
             terms.append(Potential(log_h=twist, sites=FirstOrder(), scale=self.scale))
         return guided(bound, *terms)
 
+    def _banned(self) -> set[str]:
+        return {w.element for w in self.wants.parts if isinstance(w, Without)}
+
+    def _knows(self, want: Want) -> bool:
+        """Whether the model of properties tells this one. A function of yours is your own, whatever its name."""
+        named = isinstance(want, Interval | Maximize) and isinstance(want.property, str)
+        return named and self.model is not None and want.name in self.model.names
+
     def _known(self) -> tuple[Interval | Maximize, ...]:
-        names = () if self.model is None else self.model.names
-        return tuple(w for w in self.wants.parts if isinstance(w, Interval | Maximize) and w.name in names)
+        return tuple(w for w in self.wants.parts if self._knows(w))
 
     def select(
         self, batch: Batch, order: Order, growing: Tensor, block: int, rng: Rng, memory: "Followed | None"
@@ -119,10 +128,11 @@ class Steering:
         log_h[ended] = self._ends(Molecule.unbatch(batch[ended.to(batch.mask.device)]))
         weights = memory.weights + (log_h - memory.log_h).reshape(n, p)
         group = group_rng(replace(rng, ids=batch.ids.cpu()), p)
-        if bool(done.all()):
-            rows = choose(weights, group).repeat_interleave(p)
-        else:
-            rows, weights = resample(weights, group, RESAMPLED)
+        over = done.reshape(n, p).all(1, keepdim=True)  # such a group waits as it is, however long its batch goes on
+        rows, even = resample(torch.where(over, 0.0, weights), group, RESAMPLED)
+        weights = torch.where(over, weights, even)
+        if bool(done[rows].all()):  # drawn by a key without the block, which is the batch's last and not the sample's
+            rows = rows[choose(weights, Rng(rng.seed, group.ids))].repeat_interleave(p)
         return rows.to(growing.device), Followed(weights, log_h[rows], done[rows])
 
     def _ends(self, molecules: Sequence[Molecule]) -> Tensor:
@@ -131,7 +141,7 @@ class Steering:
         out = np.zeros(len(molecules))
         for want in self.wants.parts:
             gap = want.gap(molecules) / self._unit(want)
-            out += np.where(gap > 0, MISSED - gap, 0.0)
+            out += np.where(gap == 0, 0.0, MISSED - gap)
             if isinstance(want, Maximize):
                 out += want.values(molecules) / want.temperature
         valid = np.array([m.reason is None for m in molecules], bool) & ~np.isnan(out)
@@ -139,7 +149,7 @@ class Steering:
 
     def _unit(self, want: Want) -> float:
         """What a gap is measured in: the spread of the property in the data where it is known."""
-        if isinstance(want, Interval) and self.model is not None and want.name in self.model.names:
+        if isinstance(want, Interval) and self._knows(want):
             return float(self.model.std[self.model.names.index(want.name)])
         return 1.0
 

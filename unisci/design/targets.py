@@ -46,7 +46,7 @@ class Interval(Want):
             named(self.property)
         elif not callable(self.property):
             raise ValueError(f"a property is a name or a function of molecules, got {self.property!r}")
-        if not self.low <= self.high or math.isnan(self.low + self.high if self.low > -math.inf else self.high):
+        if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             raise ValueError(f"no value of {self.name} lies in {self.low:g}..{self.high:g}")
 
     @property
@@ -266,8 +266,11 @@ def wants(where: "Want | Wants | Sequence[Want]") -> Wants:
 
 def _check_together(a: Want, b: Want) -> None:
     clash = False
-    if isinstance(a, Interval) and isinstance(b, Interval) and a.property == b.property:
-        clash = max(a.low, b.low) > min(a.high, b.high)
+    if isinstance(a, Interval | Maximize) and isinstance(b, Interval | Maximize) and a.name == b.name:
+        if (a.property != b.property) and not (isinstance(a.property, str) and isinstance(b.property, str)):
+            raise ValueError(f"two properties have the name {a.name!r}: give your function another one")
+        if isinstance(a, Interval) and isinstance(b, Interval):
+            clash = max(a.low, b.low) > min(a.high, b.high)
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Without):
             clash = clash or one.element in elements(other)

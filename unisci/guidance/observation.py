@@ -236,7 +236,7 @@ def _pull(measured: Tensor, clean: dict[str, Tensor], v: Tensor, create_graph: b
 
 def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """The solution v of times(v) = b (B, ...), a symmetric positive map of each sample, by a fixed number of steps."""
-    inner = lambda a, c: pad((a * c).flatten(1).sum(1), a)
+    inner = lambda a, c: pad((a * c).reshape(len(a), -1).sum(1), a)
     v, r, p = torch.zeros_like(b), b, b
     rr = inner(r, r)
     for _ in range(iterations):

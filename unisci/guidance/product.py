@@ -159,11 +159,10 @@ def _gaussian(
 
         N(m, 1 / L) of log mass -1/2 (sum_i L_i |m_i - m|^2 + log L + sum_i beta_i log V_i)
     """
-    alpha, sigma = process.level(t.double())
-    keep, gain, deviation = reverse_kernel(process, t, s)
+    kernels = [reverse_kernel(process, t, s, variance) for variance in variances]
+    keep, gain, deviation = kernels[0]
     noisy, put = deviation > 0, lambda value: place(value, x)
-    v = [deviation**2 + gain**2 * c * sigma**2 / (alpha**2 * c + sigma**2) for c in variances]  # the last of x_0 at x_t
-    v = [torch.where(noisy, v_i, 1.0) for v_i in v]
+    v = [torch.where(noisy, deviation**2, 1.0) for _, _, deviation in kernels]
     parts = [beta / v_i for beta, v_i in zip(powers, v, strict=True)]
     whole = sum(parts)
     clean = sum(put(part / whole) * d for part, d in zip(parts, cleans, strict=True))

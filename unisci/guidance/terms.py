@@ -62,7 +62,9 @@ class Term:
 
     def strength(self, now: Tensor) -> Tensor:
         """The scale at times `now`, () or (B,), 0 outside the interval."""
-        scale = self.scale(now) if callable(self.scale) else torch.as_tensor(self.scale)
+        scale = self.scale(now) if callable(self.scale) else self.scale
+        if not isinstance(scale, Tensor):
+            scale = torch.full((), scale, dtype=now.dtype, device=now.device)
         inside = (now >= self.interval[0]) & (now <= self.interval[1])
         return torch.where(inside, scale.to(now), 0.0)
 
@@ -98,7 +100,10 @@ class Guided:
 
 
 def guided(denoise: Denoise, *terms: Term) -> Denoise:
-    """`denoise` with each term's push added to its prediction; without terms `denoise` itself."""
+    """`denoise` with each term's push added to its prediction; without terms `denoise` itself. Terms of a model that is
+    guided already join those that it has."""
+    if isinstance(denoise, Guided):
+        return Guided(denoise.denoise, denoise.terms + terms)
     return Guided(denoise, terms) if terms else denoise
 
 

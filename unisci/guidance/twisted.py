@@ -1,12 +1,13 @@
 """The twisted diffusion sampler (Wu et al., arXiv 2306.17775): draws from p(x_0) h_0(x_0) / Z for any weight h_0, by
 guidance that need not be exact. With D the prediction of the model and D' that with terms added, a step is
 
-    x_s ~ p'(x_s | x_t) = q(x_s | x_t, x_0 = D'),    log w += log p(x_s | x_t; D) - log p'(x_s | x_t; D')
+    x_s ~ p(x_s | x_t; D'),     log w += log p(x_s | x_t; D) - log p(x_s | x_t; D')
 
 with h_0(x_0) at the end. On the way the particles are resampled by w h_t(x_t): the twist h_t says which are worth
 following. Terms and twist decide how many particles it takes, not where they tend to; for that they may be wrong.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,23 +46,27 @@ class Twisted:
 
     log_h0(x_0) -> (n P,): the log weight of final states, with indices in discrete fields: any function, asked once, at
     the end. twist(at) -> (n P,): log h_t of an `Evaluation`, or None at a step where it is too dear: its last value
-    then stands. terms: the proposal's guidance; () proposes by the model alone. particles: P; threshold: see
-    `resample`; mask (n P, N): the sites that count.
+    then stands. terms: the proposal's guidance; () proposes by the model alone. particles: P. variance: of the data, for
+    Gaussian steps that are exact for such data; 0 gives the ancestral step. threshold: see `resample`; mask (n P, N):
+    the sites that count.
 
     The model is evaluated once a step. A Gaussian field's step to sigma = 0 has no noise and no ratio: it goes to D, so
     that what is weighed is the law of the unguided chain, to the last step. Raises ValueError for a threshold outside
-    [0, 1], other noise, and a weight of another shape.
+    [0, 1], a negative variance, other noise, and a weight of another shape.
     """
 
     log_h0: Callable[[State], Tensor]
     twist: Twist
     particles: int
     terms: tuple[Term, ...] = ()
+    variance: float = 0.0
     threshold: float = 0.5
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        if not 0 <= self.variance < math.inf:
+            raise ValueError(f"the variance of the data must be finite and >= 0, got {self.variance}")
 
     def step(
         self, denoise: Denoise, x: State, t: Time, s: Time, memory: Weights | None, rng: Rng
@@ -80,7 +85,7 @@ class Twisted:
         x, clean, ahead = fieldwise(take, x), fieldwise(take, heard.clean), fieldwise(take, ahead)
         count = counted(x, site_axes(denoise, x), self.mask)
         keys = draw_keys(x, denoise.schema)
-        moved = fieldwise(_move, x, clean, ahead, denoise.process, t, s, keys, rng)
+        moved = fieldwise(_move, x, clean, ahead, denoise.process, t, s, keys, rng, self.variance)
         x, log_ratio = unzip(moved)
         return x, memory.gain(total(fieldwise(weighted, log_ratio, count)))
 
@@ -121,14 +126,18 @@ def unzip(moved: Any) -> tuple[State, State]:
     return {k: v[0] for k, v in moved.items()}, {k: v[1] for k, v in moved.items()}
 
 
-def reverse_kernel(process: Gaussian, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """keep, gain and deviation in q(x_s | x_t, x_0) = N(keep x_t + gain x_0, deviation^2), float64 of the times' shape:
-    the ancestral step of arXiv 2006.11239 for any schedule. 1, 0 and 0 where x is clean."""
+def reverse_kernel(process: Gaussian, t: Tensor, s: Tensor, variance: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """keep, gain and deviation in p(x_s | x_t) = N(keep x_t + gain D, deviation^2), float64 of the times' shape. With
+    variance 0 it is q(x_s | x_t, x_0 = D), the ancestral step of arXiv 2006.11239 for any schedule; else exact for
+    Gaussian data of that variance. 1, 0 and 0 where x is clean; no noise in a step to sigma = 0."""
     (alpha, sigma), (alpha_s, sigma_s) = process.level(t.double()), process.level(s.double())
-    ratio = torch.where(sigma > 0, sigma_s / torch.where(sigma > 0, sigma, 1.0), 1.0)
+    safe = torch.where(sigma > 0, sigma, 1.0)
+    ratio = torch.where(sigma > 0, sigma_s / safe, 1.0)
     kept = alpha / alpha_s * ratio  # the share of x_t's noise that stays
     fresh = (1 - kept**2).clamp(min=0)
-    return kept * ratio, alpha_s * fresh, sigma_s * fresh.sqrt()
+    clean = variance * safe**2 / (alpha**2 * variance + safe**2)  # the variance of x_0 given x_t
+    deviation = torch.where(sigma_s > 0, (sigma_s**2 * fresh + (alpha_s * fresh) ** 2 * clean).sqrt(), 0.0)
+    return kept * ratio, alpha_s * fresh, deviation
 
 
 def place(v: Tensor, x: Tensor) -> Tensor:
@@ -137,7 +146,15 @@ def place(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _move(
-    x: Tensor, clean: Tensor, ahead: Tensor, process: Process, t: Tensor, s: Tensor, key: tuple[str, int], rng: Rng
+    x: Tensor,
+    clean: Tensor,
+    ahead: Tensor,
+    process: Process,
+    t: Tensor,
+    s: Tensor,
+    key: tuple[str, int],
+    rng: Rng,
+    variance: float,
 ) -> tuple[Tensor, Tensor]:
     """x_s of one field, and log p(x_s | x_t) - log p'(x_s | x_t) of its entries. Both are over the same noise."""
     name, axes = key
@@ -146,7 +163,7 @@ def _move(
         end = rng.categorical(name, 0, proposal, axes)
         log_p, log_q = (p.gather(-1, end[..., None])[..., 0].log() for p in (target, proposal))
         return end, log_p - log_q
-    keep, gain, deviation = (place(v, x) for v in reverse_kernel(process, t, s))
+    keep, gain, deviation = (place(v, x) for v in reverse_kernel(process, t, s, variance))
     xi = rng.normal(name, 0, tuple(x.shape), axes).to(x.dtype)
     noisy = deviation > 0
     away = torch.where(noisy, gain * (ahead - clean) / torch.where(noisy, deviation, 1.0), 0.0)  # in deviations
