@@ -36,7 +36,7 @@ def test_the_example_runs(tmp_path):
     if missing:
         pytest.skip(f"the weights {sorted(missing)} are not in this checkout")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    command = [sys.executable, "-c", examples[0]]
+    command = [sys.executable, "-c", "\n".join(examples)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and "Traceback" not in done.stderr
