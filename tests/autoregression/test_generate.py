@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,3 +174,138 @@ def test_unsorted_sites_are_refused(rank):
 def test_an_order_with_a_gap_is_refused_even_beside_a_whole_one(rank):
     with pytest.raises(ValueError, match=r"no site of rank \d, but sites of higher rank"):
         run(denoiser(), torch.tensor(rank))
+
+
+# ---- hooks: guide, select, first ---------------------------------------------------------------------
+
+
+def identity(batch: Batch, order: Order, growing: Tensor, block: int, rng: Rng, memory: object) -> tuple[Tensor, None]:
+    return torch.arange(len(batch)), None
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    assert torch.equal(a.mask, b.mask) and torch.equal(a.ids, b.ids)
+    assert all(torch.equal(a.state[k], b.state[k]) for k in a.state)
+
+
+@pytest.mark.parametrize("options", [{"guide": lambda bound: bound}, {"select": identity}, {"first": 0}])
+def test_hooks_that_do_nothing_leave_every_bit(options):
+    d, ids = denoiser(), torch.tensor([8, 3, 5])
+    plain = run(d, RANKS, 4, ids)
+    calls = len(d.network.asked)
+    assert_same(run(d, RANKS, 4, ids, **options), plain)
+    assert len(d.network.asked) == 2 * calls
+    assert_same(run(d, RANKS, 4, ids, guide=None, select=None), plain)
+
+
+def test_a_guide_wraps_the_denoiser_of_every_block():
+    class First:
+        """Draws class 0 alone."""
+
+        def __init__(self, bound):
+            self.bound, self.process, self.schema = bound, bound.process, bound.schema
+
+        def __call__(self, x, t):
+            clean = self.bound(x, t)
+            never = torch.tensor([0.0, *[-1e4] * (clean["atom"].shape[-1] - 1)])
+            return clean | {"atom": clean["atom"] + never}
+
+    d, sizes = denoiser(), []
+    out = run(d, RANKS, guide=lambda bound: (sizes.append(bound.mask.shape[1]), First(bound))[1])
+    assert sorted(sizes) == [1, 2, 3, 4, 5, 6]  # once for each group of each block
+    assert not bool(out.state["atom"].any()) and bool(run(d, RANKS).state["atom"].any())
+    assert bool(out.state["bond"].any()), "bonds were guided too"
+
+
+def test_select_is_told_of_every_block_and_a_last_time_when_all_are_finished():
+    told = []
+
+    def select(batch, order, growing, block, rng, memory):
+        told.append((block, growing.tolist(), memory, rng.key))
+        assert len(batch) == len(order.rank) == 3 and torch.equal(rng.ids, batch.ids)
+        return torch.arange(3), block
+
+    run(denoiser(), RANKS, select=select)
+    growing = [[True, True, True], [True, True, False], [True, False, False], [False] * 3]
+    keys = [Rng(0, torch.arange(3)).at(k).key for k in range(4)]
+    assert told == list(zip(range(4), growing, [None, 0, 1, 2], keys, strict=True))
+
+
+def copy_at(block: int, rows: list[int]):
+    """Lets rows go on from others before the block is drawn."""
+    return lambda batch, order, growing, now, rng, memory: (
+        torch.tensor(rows if now == block else range(len(rows))),
+        None,
+    )
+
+
+def with_growth(batch: Batch, order: Order, block: int, rng: Rng) -> tuple[Batch, Order]:
+    """Two sites a block, as often as the plan of RANKS[id] has blocks; "degree" tells the id that planned it."""
+    site, blocks = torch.arange(batch.mask.shape[1]), RANKS.amax(1)[batch.ids % 3] + 1
+    new = (site >= batch.sites[:, None]) & (site < (batch.sites + 2 * (blocks > block))[:, None])
+    given = batch.given | {"degree": torch.where(new, batch.ids[:, None] + 1, batch.given["degree"])}
+    out = Batch(batch.schema, batch.state, batch.mask | new, given, batch.ids)
+    return out, Order(torch.where(new, block, order.rank))
+
+
+def test_rows_that_go_on_from_others_take_all_that_these_are():
+    d, start = denoiser(), torch.full((3, 6), -1)
+    batch = empty(start)
+    grow = lambda **options: generate(
+        d, batch, Order(start), Ancestral(), lambda k: GRID, Rng(2, batch.ids), with_growth, **options
+    )
+    told = []
+    with torch.no_grad():
+        plain, plain_order = grow()
+        out, order = grow(select=copy_at(1, [2, 1, 0]), on_block=lambda k, rows: told.append((k, rows.tolist())))
+    # Row 2 is finished after block 0, row 0 goes on to block 2: after the exchange it is the other way round, but what
+    # is grown from then on is planned and drawn by the row's own id.
+    assert plain_order.rank.amax(1).tolist() == [2, 1, 0] and told == [(0, [0, 1, 2]), (1, [1, 2])]
+    assert torch.equal(out.ids, batch.ids)
+    assert order.rank.tolist() == [[0, 0] + [-1] * 4, [0, 0, 1, 1, -1, -1], [0, 0, 1, 1, -1, -1]]
+    assert torch.equal(out.mask, order.rank >= 0)
+    assert out.given["degree"].tolist() == [[3, 3, 0, 0, 0, 0][:2] + [1] * 4, [2] * 4 + [1] * 2, [1] * 6]
+    for k, axes in (("atom", 1), ("bond", 2)):
+        cut = (slice(None), *(slice(2),) * axes)
+        assert torch.equal(out.state[k][cut], plain.state[k][cut][[2, 1, 0]])
+        assert torch.equal(out.state[k][1], plain.state[k][1])
+    assert not torch.equal(out.state["atom"][0, :2], plain.state["atom"][0, :2]), "equal by chance: proves nothing"
+
+
+def test_copies_of_one_row_draw_on_by_their_own_ids():
+    ids = torch.arange(32)
+    rank = torch.tensor([[0, 0, 1, 1]]).expand(32, -1)
+    out = run(denoiser(), rank, 0, ids, select=copy_at(1, [5] * 32)).state["atom"]
+    plain = run(denoiser(), rank, 0, ids).state["atom"]
+    assert torch.equal(out[:, :2], plain[5, :2].expand(32, -1)) and len(out[:, 2:].unique(dim=0)) > 4
+
+
+def test_where_all_go_on_from_a_finished_row_nothing_more_is_drawn():
+    d = denoiser()
+    out = run(d, RANKS, select=copy_at(1, [2, 2, 2]))
+    assert out.sites.tolist() == [5, 5, 5] and max(int(order.rank.max()) for *_, order in d.network.asked) == 0
+    assert all(torch.equal(v, v[2:].expand_as(v)) for v in out.state.values())
+
+
+def test_what_lies_before_the_first_block_is_kept():
+    d, ids = denoiser(), torch.arange(3)
+    rank = torch.tensor([[0, 0, 1, 1, 2, 2]]).expand(3, -1)
+    plain = run(d, rank, 0, ids)
+    begun = replace(empty(rank, ids), state={k: torch.zeros_like(v) for k, v in plain.state.items()})
+    for k, axes in (("atom", 1), ("bond", 2)):
+        cut = (slice(None), *(slice(4),) * axes)
+        begun.state[k][cut] = plain.state[k][cut]
+    blocks = []
+    with torch.no_grad():
+        out, _ = generate(
+            d,
+            begun,
+            Order(rank),
+            Ancestral(),
+            lambda k: GRID,
+            Rng(0, ids),
+            first=2,
+            on_block=lambda k, _: blocks.append(k),
+        )
+    assert blocks == [2]
+    assert_same(out, plain)  # block 2 draws the same numbers, given the same blocks before it

@@ -67,6 +67,15 @@ def test_limits(sigma, tau):
     assert call(s.float(), 0.5, 0.2, sigma, tau).dtype == torch.float32
 
 
+def test_the_derivative_at_the_limit():
+    """Of the payoff: 1 above the strike, 0 below, and no nan."""
+    s = torch.tensor([0.3, 0.9], dtype=F64, requires_grad=True)
+    (slope,) = torch.autograd.grad(call(s, 0.5, 0.2, 0.0, 0.5).sum(), s)
+    assert slope.tolist() == [0, 1]
+    (slope,) = torch.autograd.grad(put(s, 0.5, 0.2, 0.3, 0.0).sum(), s)
+    assert slope.tolist() == [-1, 0]
+
+
 def test_rises_with_price_and_spread():
     s = torch.linspace(0.1, 2, 40, dtype=F64)
     assert bool((call(s, 1.0, 0.1, 0.4, 0.7).diff() > 0).all()) and bool((put(s, 1.0, 0.1, 0.4, 0.7).diff() < 0).all())

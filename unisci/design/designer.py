@@ -53,7 +53,7 @@ class Designer:
         what each sample meets, and `hit_rates()` sums it up. Raises ValueError where an argument makes no sense, a want
         contradicts another or has nothing to act by, before anything is drawn.
         """
-        return Samples.join(list(self.stream(n, seed, steps, ids, batch_size, where, particles, push)))
+        return Samples.join(list(self.stream(n, seed, steps, ids, batch_size, None, where, particles, push)))
 
     def stream(
         self,
@@ -62,10 +62,10 @@ class Designer:
         steps: int | None = None,
         ids: Sequence[int] | None = None,
         batch_size: int | None = None,
+        on_done: Callable[[int], None] | None = None,
         where: Want | Wants | Sequence[Want] | None = None,
         particles: int = 4,
         push: float = 1.0,
-        on_done: Callable[[int], None] | None = None,
     ) -> Iterator[Samples]:
         """The same, batch by batch, so that memory does not grow with n. on_done(k) is told how many are finished."""
         ids = check_ids(n, ids)
@@ -151,7 +151,8 @@ def check_ids(n: int | None, ids: Sequence[int] | None) -> Sequence[int]:
 
 
 def _tell(on_done: Callable[[int], None], begun: int, particles: int, block: int, growing: torch.Tensor) -> None:
-    on_done(begun - -(-len(growing) // particles))
+    groups = growing if particles == 1 else (growing // particles).unique()
+    on_done(begun - len(groups))
 
 
 def _out_of_memory(error: Exception) -> bool:

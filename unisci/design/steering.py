@@ -53,7 +53,7 @@ from unisci.state import State, Time
 MISSED = -20.0  # log weight of a finished molecule that misses a want by nearly nothing
 LEAST = -500.0  # and the least of all, of an invalid one
 NEVER = -1e4  # what a forbidden class's logit falls by
-FAR = 1e3  # standard deviations to an end that is not there
+FAR = 1e3  # standard deviations to an end that is not there, or as good as
 RESAMPLED = 0.5  # particles are drawn again where their effective number falls below this share
 
 
@@ -179,11 +179,26 @@ class Steering:
             return MISSED * np.array(over, float)
         if isinstance(want, Composition):
             return -0.5 * want.gap(molecules)
-        values = want.values(molecules) if isinstance(want, Maximize) else -want.gap(molecules)
-        groups = np.nan_to_num(values).reshape(-1, self.particles)  # what a beginning lacks is measured in the group's
-        spread = np.repeat(groups.std(1), self.particles) + 1e-9  # own spread, so that no other sample matters
-        score = (np.nan_to_num(values) - np.repeat(groups.max(1), self.particles)) / spread
-        return np.where(np.isnan(values), -0.5, 0.5 * score.clip(-4))
+        if isinstance(want, Maximize):  # beginnings compete with ends, of log weight value / T: so they have that level
+            values = want.values(molecules) / want.temperature
+            return _scores(values, self.particles) + _means(values, self.particles)
+        return _scores(-want.gap(molecules), self.particles)
+
+
+def _means(values: np.ndarray, particles: int) -> np.ndarray:
+    """Each row's mean over its group's finite values, 0 where it has none."""
+    there = np.isfinite(values)
+    total = np.where(there, values, 0.0).reshape(-1, particles).sum(1)
+    return np.repeat(total / np.maximum(there.reshape(-1, particles).sum(1), 1), particles)
+
+
+def _scores(values: np.ndarray, particles: int) -> np.ndarray:
+    """Log twists, -2 to 0, of beginnings by their values, in the spread of their own group, so that no other sample
+    matters; -0.5 where there is no value."""
+    there = np.isfinite(values)
+    groups = np.where(there, values, _means(values, particles)).reshape(-1, particles)
+    score = (groups - groups.max(1, keepdims=True)) / (groups.std(1, keepdims=True) + 1e-9)
+    return np.where(there, 0.5 * score.clip(-4).flatten(), -0.5)
 
 
 class Followed(NamedTuple):
@@ -225,12 +240,16 @@ class Twist:
 def log_probability(mean: Tensor, std: Tensor, low: float, high: float) -> Tensor:
     """log P(low <= v <= high) of v ~ N(mean, std^2), stable far outside too: log Phi(b) + log(1 - Phi(a) / Phi(b)), by
     the tail in which the interval lies."""
-    a = (low - mean) / std if low > -math.inf else torch.full_like(mean, -FAR)  # an infinite end has no gradient
-    b = (high - mean) / std if high < math.inf else torch.full_like(mean, FAR)
+    a, b = _deviations(low, mean, std), _deviations(high, mean, std)
     right = a + b > 0  # the mean is below the middle: mirrored, both ends lie in the tail that has no cancellation
     a, b = torch.where(right, -b, a), torch.where(right, -a, b)
     upper, lower = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
     return upper + torch.log(-torch.expm1((lower - upper).clamp(max=-1e-6)))
+
+
+def _deviations(end: float, mean: Tensor, std: Tensor) -> Tensor:
+    """How many deviations the end lies above the mean, at most FAR: beyond, and at infinity, it has no gradient."""
+    return math.copysign(FAR, end) + 0 * mean if math.isinf(end) else ((end - mean) / std).clamp(-FAR, FAR)
 
 
 @dataclass(frozen=True, kw_only=True)

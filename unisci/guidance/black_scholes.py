@@ -149,6 +149,7 @@ class OptionBlend(Greedy):
         return bool(high > low)
 
     def values(self, scores: Tensor, share: Tensor, left: Tensor) -> Tensor:
+        """The prices, or less them where the payoff falls with the score."""
         price = self.payoff(scores, self.strike, self.rate, share.sqrt(), left)
         return price if self._rises else -price
 

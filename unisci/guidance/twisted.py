@@ -46,9 +46,9 @@ class Twisted:
 
     log_h0(x_0) -> (n P,): the log weight of final states, with indices in discrete fields: any function, asked once, at
     the end. twist(at) -> (n P,): log h_t of an `Evaluation`, or None at a step where it is too dear: its last value
-    then stands. terms: the proposal's guidance; () proposes by the model alone. particles: P. variance: of the data, for
-    Gaussian steps that are exact for such data; 0 gives the ancestral step. threshold: see `resample`; mask (n P, N):
-    the sites that count.
+    then stands. terms: the proposal's guidance; () proposes by the model alone. particles: P. variance: of the data,
+    which makes steps exact where they are Gaussian with it; 0 gives the ancestral step. threshold: see `resample`; mask
+    (n P, N): the sites that count.
 
     The model is evaluated once a step. A Gaussian field's step to sigma = 0 has no noise and no ratio: it goes to D, so
     that what is weighed is the law of the unguided chain, to the last step. Raises ValueError for a threshold outside

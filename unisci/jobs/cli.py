@@ -58,7 +58,7 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="A YAML job, such as configs/molecules_tiny.yaml.")],
 ) -> None:
-    """Train a generator, or a model of properties, as a YAML job says. Its keys change by --training.steps 500.
+    """Train a generator, or a model of properties, by a YAML job. Change keys by --key value: --training.steps 500.
 
     A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
     """
