@@ -328,7 +328,12 @@ def test_a_steered_sample_does_not_depend_on_its_batch(knowing, one_thread, name
 
 def test_batches_of_one_hold_only_their_own_particles(designer, monkeypatch):
     asked, generate = [], Pard.generate
-    monkeypatch.setattr(Pard, "generate", lambda self, rng, *a, **k: (asked.append(rng.ids), generate(self, rng, *a, **k))[1])  # fmt: skip
+
+    def spy(self, rng, *rest, **options):
+        asked.append(rng.ids)
+        return generate(self, rng, *rest, **options)
+
+    monkeypatch.setattr(Pard, "generate", spy)
     designer.generate(ids=[4, 9], batch_size=1, where=Contains("O"), particles=3)
     assert [ids.tolist() for ids in asked] == [[12, 13, 14], [27, 28, 29]]
 
@@ -359,9 +364,10 @@ def test_particles_maximize(designer, drawn):
 @pytest.mark.parametrize("level", [-96.0, 64.0])
 def test_the_level_of_what_is_maximized_does_not_matter(designer, level):
     """Ends and beginnings compete: a constant that weighed the ones alone would end molecules early, or never."""
-    draw = lambda f: designer.generate(16, where=Maximize(f, 0.5), particles=6)
-    valid = [len(draw(lambda ms, c=c: [c + len(m.atoms) for m in ms]).valid()) for c in (0.0, level)]
-    assert min(valid) >= 13 and abs(valid[0] - valid[1]) <= 2
+    draw = lambda c: designer.generate(16, where=Maximize(lambda ms: [c + len(m.atoms) for m in ms], 0.5), particles=6)
+    plain, moved = draw(0.0), draw(level)
+    assert len(plain.valid()) > 10
+    assert sum(a == b for a, b in zip(texts(plain), texts(moved), strict=True)) >= 14  # up to rounding of the weights
 
 
 def test_more_particles_give_more_valid_molecules(designer, drawn):

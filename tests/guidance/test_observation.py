@@ -1,5 +1,7 @@
 """Observations and rewards of the clean estimate, against the closed forms of Gaussian data."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -132,7 +134,7 @@ def test_discrete_fields_are_observed_by_their_expectation():
     schema = {"kind": Field("site", classes=("a", "b", "c")), "x": Field("site", (1,))}
 
     class Model:
-        process = {"kind": uniform(3), "x": P}
+        process: ClassVar = {"kind": uniform(3), "x": P}
 
         def __call__(self, x, t):
             return {"kind": torch.zeros(*x["kind"].shape, 3), "x": 0.5 * x["x"]}

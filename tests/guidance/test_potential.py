@@ -1,6 +1,7 @@
 """Potentials of discrete fields, against enumeration."""
 
 import itertools
+from typing import ClassVar
 
 import pytest
 import torch
@@ -103,8 +104,8 @@ def test_the_first_order_counts_both_halves_of_a_pair():
 
 def test_continuous_and_discrete_fields_are_tilted_together():
     class Model:
-        process = {"x": VP(), "k": uniform(2)}
-        schema = {"x": Field("whole", (1,)), "k": Field("site", classes=("a", "b"))}
+        process: ClassVar = {"x": VP(), "k": uniform(2)}
+        schema: ClassVar = {"x": Field("whole", (1,)), "k": Field("site", classes=("a", "b"))}
 
         def __call__(self, x, t):
             return {"x": 0 * x["x"], "k": torch.zeros(*x["k"].shape, 2)}

@@ -129,7 +129,7 @@ MARGINAL = marginal(torch.tensor([0.5, 0.2, 0.3]))
 
 
 BOTH = mask_and_replace(3, 0.3)
-AND, RATIO = (1.0, 1.0), (0.7, -0.3)
+AND, RATIO = (1.0, 1.0), (1.2, -0.5)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_models_that_agree_on_nothing():
         mixture = Mixture((Tabled(absorbing(3), first), Tabled(absorbing(3), q)))
         x = prior(mixture, torch.zeros(3, 1, dtype=torch.long), rng.at(99), 8)
         x, report = sample_particles(mixture, x, times, Product(powers=(1.0, 1.0), particles=8), rng)
-        assert bool((report.log_z == -math.inf).all()) == dead
+        assert bool((report.log_z < -500).all()) == dead
         assert dead or bool((x == 1).all())
 
 
@@ -193,7 +193,7 @@ class Mixed:
 
     def __call__(self, x, t):
         code = torch.cos(x["k"].double()[..., None] + torch.arange(3) + self.shift)
-        return {"k": 3 * code + x["x"].sum(-1, keepdim=True), "x": 0.5 * x["x"] + 2 * code[..., :2]}
+        return {"k": 3 * code + x["x"].sum(-1, keepdim=True), "x": 0.5 * x["x"] + 6 * code[..., :2]}
 
 
 PROCESSES = {"k": absorbing(3), "x": VP()}

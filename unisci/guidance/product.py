@@ -115,7 +115,7 @@ class Product:
     def _reference(self, x: Tensor, process: Process, t: Tensor) -> Tensor:
         """What the reference predicts from x at t: E[x_0 | x_t], or logits."""
         if isinstance(process, Categorical):
-            return torch.zeros(*x.shape, process.classes, device=x.device)
+            return process.likelihood(x, t).log()
         alpha, sigma = level_for(process, t, x)
         return alpha * self._broad / (alpha**2 * self._broad + sigma**2) * x
 
