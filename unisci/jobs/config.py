@@ -136,7 +136,7 @@ def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob | PropertyJob
 def _job_class(values: dict, path: Path) -> type[MoleculeJob] | type[PropertyJob]:
     known = {"molecules": MoleculeJob, "properties": PropertyJob}
     if values.get("job") not in known:
-        raise ConfigError(f"{path}: job must be one of {sorted(known)}, got {values.get('job')!r}")
+        raise ConfigError(f"{path} cannot be used:\n  job: one of {sorted(known)}, got {values.get('job')!r}")
     return known[values["job"]]
 
 

@@ -19,7 +19,9 @@ def frequencies(data: Batch) -> tuple[Tensor, Tensor]:
 
 
 def build_product(noise: str, classes: tuple[str, ...], atom: Tensor, bond: Tensor) -> Product:
-    """The forward noise of molecular graphs."""
+    """The forward noise of molecular graphs. Raises ValueError where there is not one frequency for each class."""
+    if len(atom) != len(classes) or len(bond) != len(BONDS):
+        raise ValueError(f"{len(atom)} and {len(bond)} frequencies for {len(classes)} atoms and {len(BONDS)} bonds")
     return Product({"atom": _process(noise, atom), "bond": _process(noise, bond)}, schema(classes))
 
 
