@@ -146,7 +146,10 @@ def test_an_end_that_is_not_there_has_no_gradient():
     mean, std = torch.tensor([5.0], requires_grad=True), torch.tensor([1.0])
     for low, high in ((-math.inf, math.inf), (-math.inf, 60.0), (-60.0, math.inf), (-1e9, 1e9)):
         value = log_probability(mean, std, low, high)
-        assert float(value) == pytest.approx(0, abs=1e-6) and abs(float(torch.autograd.grad(value, mean)[0])) < 1e-6
+        assert (
+            float(value.detach()) == pytest.approx(0, abs=1e-6)
+            and abs(float(torch.autograd.grad(value.sum(), mean)[0])) < 1e-6
+        )
 
 
 # ---- refused before anything is drawn ------------------------------------------------------------------
@@ -477,6 +480,8 @@ def test_log_weights_of_finished_molecules():
     known = Steering(wants(Below("logp", -3)), 2, Carbons(), CLASSES)
     gap = Below("logp", -3).gap(molecules[:1])[0]
     assert known._ends(molecules[:1]).tolist() == pytest.approx([MISSED - gap / 2])  # in the data's spread
+    unsure = Steering(wants(Above(lambda m: [math.nan if len(a.atoms) == 2 else 1.0 for a in m], 1)), 2, None, CLASSES)
+    assert unsure._ends(molecules[:2]).tolist() == [2 * LEAST, 0]  # what cannot be told is not met
     far = Below(lambda m: [1e9] * len(m), 0)
     assert Steering(wants(far), 2, None, CLASSES)._ends(molecules[:1]).tolist() == [LEAST]  # still above an invalid one
 
