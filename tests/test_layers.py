@@ -11,7 +11,7 @@ import unisci
 
 ROOT = Path(unisci.__file__).parent
 LAYERS = """
-state < rng < batch < order < domains processes networks < denoiser < solvers < latents training metrics
+state < rng < batch < order lattice < domains processes networks < denoiser < solvers < latents training metrics
 < guidance inverse discrete theory < autoregression < scales frames < design forecasting planning < jobs < __main__
 """
 LAYER = {name: k for k, names in enumerate(LAYERS.split("<")) for name in names.split()}

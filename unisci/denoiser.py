@@ -6,8 +6,9 @@ alpha, sigma):
     D(x, t) = c_skip x + c_out F(c_in x, t),   v = alpha^2 d^2 + sigma^2
     c_in = v^(-1/2),   c_skip = alpha d^2 / v,   c_out = sigma d v^(-1/2)
 
-and the loss is the squared error of D over c_out^2. For a discrete field D is the logits of the clean class, and the
-loss their cross entropy at the noised sites.
+and the loss is the squared error of D over c_out^2. On a torus x has no scale and no origin: c_in = c_skip = 1, D is
+the mean image near x (`Torus.target`). For a discrete field D is the logits of the clean class, and the loss their
+cross entropy at the noised sites.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from unisci.order import Order
 from unisci.processes.categorical import Categorical
 from unisci.processes.process import Process
 from unisci.processes.product import Product
+from unisci.processes.torus import Torus
 from unisci.rng import Rng
 from unisci.state import State, Time, pad, pick
 
@@ -83,7 +85,9 @@ class Denoiser(nn.Module):
             alpha, sigma = (pad(v, value).to(value.dtype) for v in process.level(t[k]))
             d = self.scale.get(k, 1.0)
             v = alpha**2 * d**2 + sigma**2
-            inputs[k], skip[k], out[k] = value / v.sqrt(), alpha * d**2 / v, sigma * d / v.sqrt()
+            torus = isinstance(process, Torus)
+            inputs[k], skip[k] = (value, 1.0) if torus else (value / v.sqrt(), alpha * d**2 / v)
+            out[k] = sigma * d / v.sqrt()
         f = self.network(inputs, t, mask, given, order, cache)
         return {k: skip[k] * x[k] + out[k] * f[k] if k in skip else f[k] for k in x}
 
@@ -112,7 +116,9 @@ class Denoiser(nn.Module):
         if isinstance(process, Categorical):
             counts = counts & process.learnable(noisy, t)
             return F.cross_entropy(predicted[counts], clean[counts], reduction="sum")
-        moving = pad(t > 0, counts)
+        moving = pad(t > 0, counts).expand_as(counts)
+        if isinstance(process, Torus):
+            clean = process.centred_target(clean, noisy, t, moving, counts)
         alpha, sigma = (pad(v, clean) for v in process.level(t))
         d = self.scale.get(k, 1.0)
         weight = (alpha**2 * d**2 + sigma**2) / (sigma * d).clamp(min=1e-4) ** 2
