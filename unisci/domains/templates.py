@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby, permutations, product
+from math import factorial
 
 import numpy as np
 
@@ -19,6 +20,16 @@ from unisci.domains.elements import distances
 
 MOST_ASSIGNMENTS = 5040  # of equally frequent species that are all tried, 7!; beyond, the best is found one by one
 SMALLEST_ATOM = 1.0  # cubic angstrom; an element that the fit gives less has too few examples and takes the mean
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """row: of the library; species (S,): its atomic numbers, in the order of those of the formula (`species`) that
+    replace them; distance: chemical, >= 0."""
+
+    row: int
+    species: np.ndarray
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -91,29 +102,41 @@ class TemplateLibrary:
             found.setdefault(tuple(counts.tolist()), []).append(row)
         return {k: (np.array(v), np.stack([self._species[r][0] for r in v])) for k, v in found.items()}
 
-    def retrieve(self, numbers: np.ndarray, k: int, without: Sequence[int] = ()) -> list[Template]:
-        """The k templates nearest to the sites' atomic numbers (n,), nearest first, ties in the library's order; fewer
-        or none where the library holds fewer. without: rows to leave out."""
+    def nearest(self, numbers: np.ndarray, k: int, without: Sequence[int] = (), slack: float = 0.0) -> list[Candidate]:
+        """The k candidates nearest to the sites' atomic numbers (n,), nearest first, ties in the library's order; fewer
+        or none where the library holds fewer. without: rows to leave out; slack: a row comes once for each assignment
+        of its species that is at most this much further than its best."""
         elements, counts = species(np.asarray(numbers))
-        rows, theirs = self._by_counts.get(
-            tuple(counts.tolist()), (np.empty(0, int), np.empty((0, len(elements)), int))
-        )
+        nothing = (np.empty(0, int), np.empty((0, len(elements)), int))
+        rows, theirs = self._by_counts.get(tuple(counts.tolist()), nothing)
         keep = ~np.isin(rows, without)
         rows, theirs = rows[keep], theirs[keep]
         if not len(rows):
             return []
-        cost, assigned = _assign(elements, counts, theirs)
-        nearest = np.argsort(cost, kind="stable")[:k]
-        volume = self.atomic_volumes[elements] @ counts
-        return [self._substitute(rows[i], elements, assigned[i], volume, float(cost[i])) for i in nearest]
+        costs, assigned = _assign(elements, counts, theirs)
+        best = costs.argmin(1)
+        out = costs > costs.min(1, keepdims=True) + slack
+        out[np.arange(len(rows)), best] = False
+        if slack == 0:  # of equal assignments one is enough
+            out = np.arange(costs.shape[1]) != best[:, None]
+        costs = np.where(out, np.inf, costs)
+        order = np.argsort(costs, axis=None, kind="stable")[:k]
+        found = [(m, o, costs[m, o]) for m, o in zip(*np.unravel_index(order, costs.shape), strict=True)]
+        return [Candidate(int(rows[m]), assigned[m, o], float(cost)) for m, o, cost in found if np.isfinite(cost)]
 
-    def _substitute(self, row: int, elements: np.ndarray, theirs: np.ndarray, volume: float, cost: float) -> Template:
-        """The row's crystal with `theirs` replaced by `elements`, scaled as `volume` is to its own expected volume."""
-        crystal = self[row]
+    def retrieve(self, numbers: np.ndarray, k: int, without: Sequence[int] = ()) -> list[Template]:
+        """The k nearest as crystals of these elements; see `nearest`."""
+        return [self.substitute(c, numbers) for c in self.nearest(numbers, k, without)]
+
+    def substitute(self, candidate: Candidate, numbers: np.ndarray) -> Template:
+        """The candidate's crystal with its species replaced by those of `numbers`, scaled to their expected volume."""
+        elements, counts = species(np.asarray(numbers))
+        crystal = self[candidate.row]
         swap = np.zeros(101, np.int64)
-        swap[theirs] = elements
-        scale = (volume / self.atomic_volumes[crystal.numbers].sum()) ** (1 / 3)
-        return Template(Crystal(swap[crystal.numbers], crystal.fractional, crystal.lattice * scale), int(row), cost)
+        swap[candidate.species] = elements
+        scale = (self.atomic_volumes[elements] @ counts / self.atomic_volumes[crystal.numbers].sum()) ** (1 / 3)
+        made = Crystal(swap[crystal.numbers], crystal.fractional, crystal.lattice * scale)
+        return Template(made, candidate.row, candidate.distance)
 
 
 def species(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,15 +147,16 @@ def species(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _assign(elements: np.ndarray, counts: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of species `theirs` (M, S): the distance to `elements` (S,), and the assigned species (M, S)."""
+    """For each row of species `theirs` (M, S) and each of O assignments to `elements` (S,): distances (M, O) and
+    assigned species (M, O, S)."""
     groups = [list(g) for _, g in groupby(range(len(counts)), key=lambda s: counts[s])]
     d = distances()
-    if np.prod([float(np.prod(np.arange(1, len(g) + 1))) for g in groups]) > MOST_ASSIGNMENTS:
-        return _assign_each(elements, counts, theirs, groups, d)
+    if np.prod([float(factorial(len(g))) for g in groups]) > MOST_ASSIGNMENTS:
+        cost, assigned = _assign_each(elements, counts, theirs, groups, d)
+        return cost[:, None], assigned[:, None]
     orders = np.array([list(chain(*p)) for p in product(*(permutations(g) for g in groups))])
-    costs = (d[elements, theirs[:, orders]] * counts).sum(-1) / counts.sum()  # (M, orders)
-    best = costs.argmin(1)
-    return costs[np.arange(len(costs)), best], np.take_along_axis(theirs, orders[best], 1)
+    assigned = theirs[:, orders]
+    return (d[elements, assigned] * counts).sum(-1) / counts.sum(), assigned
 
 
 def _assign_each(
