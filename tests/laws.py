@@ -4,15 +4,20 @@ A network is called as net(state, t, mask, given, order) and returns fields name
 many site axes a field has: 0 whole, 1 site, 2 pair.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from unisci.order import Order
 
 Axes = dict[str, int]
+aten = torch.ops.aten
+READS = (aten._local_scalar_dense, aten.nonzero, aten.equal, aten.is_nonzero, aten.masked_select, aten._unique2)
 
 
 class Inputs(NamedTuple):
@@ -104,7 +109,8 @@ def leaks(net: Callable, inputs: Inputs, axes: Axes, classes: dict[str, int]) ->
             given={f: _change(v, axes[f], k, classes.get(f)) for f, v in inputs.given.items()},
             t={f: _change(v, axes[f], k, None) for f, v in inputs.t.items()},
         )
-        for f, value in net(*changed).items():
+        # A field of the whole sees all.
+        for f, value in ((f, v) for f, v in net(*changed).items() if axes[f]):
             change = (value - out[f]).abs()
             change = change.flatten(1 + axes[f]).amax(-1) if change.ndim > 1 + axes[f] else change
             by_site = sees[:, :, k]
@@ -152,3 +158,48 @@ def _change(x: Tensor, axes: int, site: int, classes: int | None) -> Tensor:
     there = there.reshape(there.shape + (1,) * (x.ndim - there.ndim))
     other = (x + 1) % classes if classes else x + 0.37 if x.is_floating_point() else x + 1
     return torch.where(there, other, x)
+
+
+class _NoHostReads(TorchDispatchMode):
+    """Refuses operations on tensors off the CPU for which a real device would have to be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name, inside = func.overloadpacket, tensors((args, kwargs))
+        there = [v.device.type != "cpu" for v in inside]
+        if any(there):
+            assert name not in READS, f"{func} reads a tensor of the device"
+            self._check_mixed(name, args, [v.ndim for v in inside if v.device.type == "cpu"])
+        target = (kwargs or {}).get("device")
+        if name == aten._to_copy and target is not None:
+            assert inside[0].device.type == target.type, f"{func} copies from or to the host"
+        return func(*args, **kwargs or {})
+
+    @staticmethod
+    def _check_mixed(name: Any, args: tuple, here: list[int]) -> None:
+        """here: the numbers of axes of the inputs on the CPU."""
+        scalars = name not in (aten.where, aten.cat, aten.stack, aten.copy_)  # which copy even a scalar
+        assert not here or (scalars and max(here) == 0), f"{name} copies what lies on the CPU"
+        if name in (aten.index, aten.index_put, aten.index_put_):
+            indices = tensors(args[1])
+            assert all(v.dtype != torch.bool for v in indices), f"{name} counts the true entries of a mask"
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Those in nested tuples, lists and dicts."""
+    return [v for v in tree_leaves(tree) if isinstance(v, Tensor)]
+
+
+@contextlib.contextmanager
+def no_host_reads(device: str) -> Iterator[None]:
+    """Fails where code on tensors of `device` waits for it: by reading a value, its count or a mask, or by a copy from
+    or to the host. "meta" tensors, which hold no values, stand for a device on a machine without one; numbers that
+    become a tensor there, as torch.tensor(1.0, device=device), pass unseen."""
+    if device == "meta":
+        with _NoHostReads():
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

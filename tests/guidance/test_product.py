@@ -80,6 +80,16 @@ def test_two_gaussians():
     assert (x.mean().item(), x.std().item()) == (pytest.approx(-0.44, abs=0.02), pytest.approx(0.381, abs=0.02))
 
 
+def test_any_reference_leads_to_the_product():
+    """Its variance is its own: the kernels stay exact in 8 steps."""
+    products = [Product(powers=(1.0, 1.0), particles=10000, variances=VARIANCES, broad=b) for b in (None, 1.5, 4.0)]
+    assert products[0].broad == 2.0
+    for product in products[1:]:
+        _, report = solve(pair(), product, 8)
+        assert reaches(moments(report))
+        assert report.log_z.item() == pytest.approx(-2.6305, abs=0.02)
+
+
 def test_one_draw_of_each_group():
     x, report = solve(pair(), Product(powers=(1.0, 1.0), particles=64, variances=VARIANCES), 8, n=4000)
     assert reaches((x.mean().item(), x.std().item()))
@@ -240,6 +250,11 @@ def test_what_is_refused():
     for variances in ((1.0,), (1.0, 0.0), (1.0, math.inf)):
         with pytest.raises(ValueError, match="variances must be positive, one for each of 2 powers"):
             make(variances=variances)
+    for broad in (0.0, math.inf):
+        with pytest.raises(ValueError, match="broad, the variance of the reference, must be positive"):
+            make(broad=broad)
+    with pytest.raises(ValueError, match=r"with a reference of 0\.1, give no law"):
+        make(broad=0.1)
     for powers in ((1.0, -1.0), (0.0, 0.0), (-1.0, 0.5), (math.nan, 1.0), (math.inf, 1.0)):
         with pytest.raises(ValueError, match="give no law"):
             make(powers)

@@ -12,13 +12,14 @@ from unisci.guidance.observation import Isotropic, Reward
 from unisci.guidance.particles import prior, sample_particles
 from unisci.guidance.potential import Potential
 from unisci.guidance.terms import Term, guided
-from unisci.guidance.twisted import Twisted, at_estimate, at_state, reverse_kernel
+from unisci.guidance.twisted import Twisted, at_estimate, at_state
 from unisci.processes.categorical import absorbing, marginal
-from unisci.processes.gaussian import EDM, VE, VP, Cosine, Linear
+from unisci.processes.gaussian import VE, VP
 from unisci.processes.poisson_flow import StudentT
 from unisci.rng import Rng
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver, run
+from unisci.solvers.reverse_kernel import ancestral
 
 F64 = torch.float64
 MEAN, STD = 0.5, 0.8
@@ -257,7 +258,7 @@ def test_pairs_count_once_and_padding_not_at_all():
     ratios = {k: log_ratio(k, x[k], end[k], clean[k], ahead[k], t, s) for k in ("k", "e")}
     triangle = mask[:, :, None] & mask[:, None] & torch.ones(4, 4, dtype=torch.bool).tril(-1)
     want = (ratios["k"] * mask).sum(1) + (ratios["e"] * triangle).sum((1, 2))
-    keep, gain, deviation = reverse_kernel(VP(), t, s)
+    keep, gain, deviation = ancestral(VP(), t, s)
     logs = [-((end["x"] - keep * x["x"] - gain * v["x"]) ** 2) / (2 * deviation**2) for v in (clean, ahead)]
     want = want + ((logs[0] - logs[1]) * mask[..., None]).sum((1, 2))
     torch.testing.assert_close(memory.path.flatten(), want)
@@ -281,23 +282,6 @@ def test_without_terms_there_is_no_ratio():
     _, report = solve(3, solver, 5)
     torch.testing.assert_close(report.log_weights, linear(report.particles).reshape(3, 500))
     torch.testing.assert_close(report.ess, torch.full_like(report.ess, 500))
-
-
-@pytest.mark.parametrize("process", [VP(), VE(), EDM(), Cosine(), Linear()], ids=lambda p: type(p).__name__)
-def test_kernels_are_those_of_gaussian_data(process):
-    """N(m_t, p_t) goes to N(m_s, p_s) whatever the step, and with variance 0 a point to its own noise."""
-    t, s, c = torch.tensor(0.7, dtype=F64), torch.tensor(0.2, dtype=F64), 0.8
-    (alpha, sigma), (alpha_s, sigma_s) = process.level(t), process.level(s)
-    for variance in (0.0, c):
-        keep, gain, deviation = reverse_kernel(process, t, s, variance)
-        p, p_s = alpha**2 * variance + sigma**2, alpha_s**2 * variance + sigma_s**2
-        slope = keep + gain * alpha * variance / p
-        torch.testing.assert_close(slope**2 * p + deviation**2, p_s)
-        torch.testing.assert_close(slope * alpha + gain * (1 - alpha**2 * variance / p), alpha_s)
-        torch.testing.assert_close(slope * p, alpha / alpha_s * p_s)  # the covariance of x_s and x_t
-    zero = torch.zeros_like(t)
-    assert [v.item() for v in reverse_kernel(process, zero, zero, c)] == [1, 0, 0]
-    assert [v.item() for v in reverse_kernel(process, t, zero, c)] == [0, 1, 0]
 
 
 def test_the_model_is_asked_once_a_step():

@@ -18,13 +18,12 @@ from unisci.inverse.anomaly import (
     difference,
     ensemble,
     ladder,
-    perturbed,
     reconstruct,
 )
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import VE, VP
 from unisci.rng import Rng
-from unisci.solvers.sample import Together
+from unisci.solvers.sample import Together, perturbed
 from unisci.solvers.tokens import Ancestral
 
 F64 = torch.float64

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from tests.oracles import GaussianOracle, normal, three_modes
 from unisci.batch import Field
-from unisci.inverse.anomaly import perturbed
 from unisci.inverse.classify import class_losses, classify
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import VE, VP, Cosine
 from unisci.rng import Rng
 from unisci.solvers.grids import grid
+from unisci.solvers.sample import perturbed
 
 F64 = torch.float64
 TIMES = grid(VP(), 40, end=1e-3)

@@ -188,5 +188,5 @@ def test_what_is_refused():
     for bad in (grid(VP(), 5), times.flip(0), times[:1]):
         with pytest.raises(ValueError, match="decrease to a last time above 0"):
             log_likelihood(GaussianOracle(VP()), x, bad)
-    with pytest.raises(ValueError, match=r"alpha of field 'x' is 0 at t = 1\.0"):
+    with pytest.raises(ValueError, match=r"alpha of field 'x' is 0 at the first time 1\.0"):
         encode(GaussianOracle(Linear()), x, torch.linspace(1, 0.1, 5, dtype=F64))

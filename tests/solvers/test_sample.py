@@ -10,7 +10,7 @@ from unisci.rng import Rng
 from unisci.solvers.formulas import SCHEMES
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver, run
-from unisci.solvers.sample import Together, sample
+from unisci.solvers.sample import Together, perturbed, sample
 from unisci.state import fieldwise
 
 SCHEMA = {"position": Field("site", (3,)), "cell": Field("whole", (2,))}
@@ -78,6 +78,36 @@ def test_together_refuses_a_second_evaluation():
     solvers = Together(position=compile_solver(VP(), times, "heun"), cell=compile_solver(Linear(), times, "ddim"))
     with pytest.raises(RuntimeError, match="once per step"):
         sample(ORACLE, prior(Rng(0, torch.arange(6))), times, solvers)
+
+
+def test_together_with_a_solver_that_asks_twice_at_its_state():
+    """Is answered from memory: one joint evaluation all the same."""
+    calls = []
+
+    class Watched(GaussianOracle):
+        def __call__(self, x, t):
+            calls.append(t)
+            return super().__call__(x, t)
+
+    class Twice:
+        def step(self, denoise, x, t, s, memory, rng):
+            return {k: (v + denoise(x, t)[k]) / 2 for k, v in denoise(x, t).items()}, None
+
+    x, times = prior(Rng(0, torch.arange(6))), grid(VP(), 3, end=1e-2)
+    denoise = Watched(PROCESS, ORACLE.mean, ORACLE.std, SCHEMA)
+    end = sample(denoise, x, times, Together(position=Twice(), cell=Twice()))
+    assert len(calls) == 3 and end.keys() == x.keys()
+
+
+def test_perturbed_is_each_field_by_its_process():
+    """Keyed by its name and sites; t by field, and t = 0 changes nothing."""
+    rng, t = Rng(5, torch.arange(6)), {"position": torch.tensor(0.4), "cell": torch.tensor(0.0)}
+    clean = prior(Rng(0, torch.arange(6)))
+    noised = perturbed(ORACLE, clean, t, rng)
+    want = PROCESS["position"].perturb(clean["position"], t["position"], rng, "position", 1)
+    assert torch.equal(noised["position"], want) and torch.equal(noised["cell"], clean["cell"])
+    bare = perturbed(GaussianOracle(VP()), clean["cell"], t["position"], rng)
+    assert torch.equal(bare, VP().perturb(clean["cell"], t["position"], rng))
 
 
 def test_one_program_for_two_processes_is_refused():

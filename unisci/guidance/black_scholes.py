@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unisci.guidance.mixture import equal, mix
+from unisci.guidance.terms import latest
 from unisci.processes.categorical import Categorical
 from unisci.processes.process import Process
 from unisci.rng import Rng
@@ -79,11 +80,6 @@ def _largest(v: Tensor) -> Tensor:
     return v if v.ndim < 2 else v.flatten(1).amax(1)
 
 
-def _time_left(t: Time) -> Tensor:
-    """The latest time of each sample, (B,) or ()."""
-    return reduce(torch.maximum, [_largest(v) for v in t.values()]) if isinstance(t, dict) else _largest(t)
-
-
 @dataclass(frozen=True)
 class Greedy:
     """Weights for a `Mixture`: all to the condition with the lowest score, or a softmin of the given temperature.
@@ -113,7 +109,7 @@ class Greedy:
         if len(self.scorers) != len(cleans):
             raise ValueError(f"{len(self.scorers)} scorers for {len(cleans)} models; give one for each")
         even = equal(x, t, cleans)
-        share, left = (v.reshape(-1, 1) for v in (noise_share(self.process, t), _time_left(t)))
+        share, left = (v.reshape(-1, 1) for v in (noise_share(self.process, t), latest(t)))
         clean = mix(self.process, cleans, even)
         values = self.values(torch.stack([score(clean) for score in self.scorers], 1), share, left)
         if self.temperature == 0:

@@ -22,8 +22,9 @@ from unisci.guidance.potential import LogPotential, Potential
 from unisci.guidance.terms import Contrast, Scale, guided
 from unisci.order import Order
 from unisci.rng import Rng
+from unisci.solvers.known import Known
 from unisci.solvers.sample import Denoise
-from unisci.state import State, Time, fieldwise, pad
+from unisci.state import State, Time, fieldwise, pad, place
 
 
 def classifier_free(conditional: Denoise, unconditional: Denoise, weight: Scale) -> Denoise:
@@ -39,23 +40,6 @@ def classifier_free(conditional: Denoise, unconditional: Denoise, weight: Scale)
     if float(weight) in (0.0, 1.0):
         return conditional if weight else unconditional
     return guided(conditional, Contrast(weak=unconditional, scale=float(weight) - 1))
-
-
-@dataclass(frozen=True)
-class Known:
-    """A Denoise that is asked at one state alone, where its answer is known."""
-
-    process: Any
-    schema: Schema | None
-    clean: State
-
-    @classmethod
-    def of(cls, denoise: Denoise, clean: State) -> "Known":
-        """What `denoise` has answered."""
-        return cls(denoise.process, denoise.schema, clean)
-
-    def __call__(self, x: State, t: Time) -> State:
-        return self.clean
 
 
 @dataclass(frozen=True)
@@ -169,7 +153,7 @@ def quantile(y: Tensor, level: float | Tensor, where: Tensor | None = None) -> C
         raise ValueError(f"the level of a quantile must lie in (0, 1), got {level}")
 
     def log_h(x: Tensor) -> Tensor:
-        k_x, error = pad(k, x).to(x), y.to(x) - x
+        k_x, error = place(k, x), y.to(x) - x
         error = error if where is None else torch.where(where, error, 0.0)
         return -torch.maximum(k_x * error, (k_x - 1) * error).flatten(1).sum(1)
 

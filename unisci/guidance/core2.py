@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unisci.batch import Schema
-from unisci.guidance.conditional import Known, classifier_free
+from unisci.guidance.conditional import classifier_free
 from unisci.guidance.terms import FLOOR, Contrast, Scale, guided
 from unisci.guidance.weak import Fast, seen
 from unisci.rng import Rng
+from unisci.solvers.known import Known
 from unisci.solvers.sample import Denoise, Solver, sample
 from unisci.state import State, Time, fieldwise
 
@@ -37,13 +38,13 @@ from unisci.state import State, Time, fieldwise
 @dataclass(frozen=True)
 class Trajectories:
     """n states of guided trajectories. x (n, ...), as `seen` scales it; t (n, ...); clean: D_c; strong: D_s; condition
-    (n, C) and where (n, ...), as those of `Fast`, or None; key (n,), uniform draws of which the smallest stay."""
+    and where (n, ...), as those of `Fast`, or None; key (n,), uniform draws of which the smallest stay."""
 
     x: State
     t: Time
     clean: State
     strong: State
-    condition: Tensor | None
+    condition: State | None
     where: State | None
     key: Tensor
 
@@ -124,14 +125,14 @@ def collect(
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1 state, got {keep}")
-    recorder = _Recorder(fast, unconditional, weight, follow, keep, rng)
+    recorder = Recorder(fast, unconditional, weight, follow, keep, rng)
     sample(recorder, x, times, solver, rng)
     return recorder.kept
 
 
 @dataclass
-class _Recorder:
-    """The Denoise that `collect` samples with."""
+class Recorder:
+    """The Denoise that `collect` samples with, whose arguments these are; kept: what it has kept so far."""
 
     fast: Fast
     unconditional: Denoise

@@ -1,7 +1,7 @@
 """One reverse step that several models share, as a function of their weights kappa: what SuperDiff (arXiv 2412.17762)
 decides on. A Gaussian field takes the ancestral step, its noise xi drawn before kappa is known, or DDIM's, without any:
 
-    x_s = keep x_t + gain sum_i kappa_i D_i + fresh xi
+    x_s = keep x_t + gain sum_i kappa_i D_i + deviation xi
 
 x_s is linear in kappa, and so is what log q_i gains on the way (`unisci.solvers.ito_density`). A discrete field is
 drawn from the posterior of the mixed prediction.
@@ -21,10 +21,11 @@ from unisci.processes.gaussian import Gaussian
 from unisci.processes.process import Process
 from unisci.rng import Rng
 from unisci.solvers.divergence import Probe, Vectors, divergence, prepare
-from unisci.solvers.ito_density import _gained, _log_prior, _preserving, _pull
+from unisci.solvers.ito_density import laplacian_field, log_gain, log_prior, preserving
+from unisci.solvers.reverse_kernel import Kernel, ancestral, ddim
 from unisci.solvers.sample import draw_keys
 from unisci.solvers.score import counted, exists, score_of, site_axes, time_for, total
-from unisci.state import State, Time, fieldwise, pad
+from unisci.state import State, Time, beside, fieldwise
 
 Draw = Callable[[Tensor], Tensor]  # the probabilities (..., K) of a discrete field to its classes
 
@@ -68,12 +69,12 @@ class JointStep:
         """What log q_i loses (B, M) on a path without noise; with noise 0, as Ito's rule cancels it."""
         if self.vectors is None:
             return 0.0
-        pull = lambda x, clean: fieldwise(_pull, x, clean, self.process, self.t, self.s)
+        pull = lambda x, clean: fieldwise(laplacian_field, x, clean, self.process, self.t, self.s)
         return self._traces(pull, prepare(self.vectors, self.x, self.axes, self.mask))
 
     def prior(self) -> Tensor:
         """log q of x under the process's prior, the same for every model: (B, M) float64."""
-        nats = total(fieldwise(_log_prior, self.x, self.process, self.t, self.count))
+        nats = total(fieldwise(log_prior, self.x, self.process, self.t, self.count))
         return nats.double()[:, None].expand(-1, len(self.cleans))
 
     def end(self, kappa: Tensor) -> State:
@@ -83,7 +84,7 @@ class JointStep:
 
     def gains(self, end: State) -> Tensor:
         """log q_s(end) - log q_t(x) of every model: (B, M) float64."""
-        gained = lambda clean: fieldwise(_gained, self.x, end, clean, self.process, self.t, self.s, self.count)
+        gained = lambda clean: fieldwise(log_gain, self.x, end, clean, self.process, self.t, self.s, self.count)
         return torch.stack([total(gained(clean)) for clean in self.cleans], 1).double() - self.laplacians
 
     def gram(self) -> Tensor:
@@ -124,6 +125,7 @@ def joint_step(
     needs. Raises ValueError where a model then hides its derivative, and for a dict without a layout.
     """
     axes, keys = site_axes(mixture, x), draw_keys(x, mixture.schema)
+    t, s = beside(t, x), beside(s, x)
     noise = fieldwise(_noise, x, mixture.process, keys, rng) if vectors is None else None
     rest = (t, s, noise, axes, mask, vectors)
     if not inner and vectors is None:
@@ -145,28 +147,23 @@ def _noise(x: Tensor, process: Process, key: tuple[str, int], rng: Rng) -> Tenso
     return rng.normal(name, 0, tuple(x.shape), axes).to(x.dtype)
 
 
-def _coefficients(x: Tensor, process: Gaussian, t: Tensor, s: Tensor, noisy: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """keep, gain and fresh, to multiply x; 1, 0 and 0 where x is clean."""
-    (a_t, b_t), (a_s, b_s) = process.level(t), process.level(s)
-    ratio = b_s / torch.where(b_t > 0, b_t, 1.0)
-    old = a_t / a_s * ratio if noisy else torch.ones_like(ratio)  # the share of x's noise that stays, to be squared
-    keep = torch.where(b_t > 0, ratio * old, 1.0)
-    return tuple(pad(v, x).to(x.dtype) for v in (keep, a_s - a_t * keep, b_s * (1 - old**2).clamp(min=0).sqrt()))
+def _kernel(process: Gaussian, t: Tensor, s: Tensor, noisy: bool) -> Kernel:
+    return ancestral(process, t, s) if noisy else ddim(process, t, s)
 
 
 def _land(x: Tensor, clean: Tensor, process: Process, t: Tensor, s: Tensor, noise: Tensor | Draw | None) -> Tensor:
     """x_s of one field."""
     if isinstance(process, Categorical):
         return noise(process.posterior(x, process.logits(clean, x).softmax(-1), t, s))
-    keep, gain, fresh = _coefficients(x, process, t, s, noise is not None)
-    return keep * x + gain * clean + (0.0 if noise is None else fresh * noise)
+    keep, gain, deviation = _kernel(process, t, s, noise is not None).on(x)
+    return keep * x + gain * clean + (0.0 if noise is None else deviation * noise)
 
 
 def _shift(d: Tensor, process: Gaussian, t: Tensor, s: Tensor, noisy: bool) -> Tensor:
-    return _coefficients(d, process, t, s, noisy)[1] * d
+    return _kernel(process, t, s, noisy).on(d).gain * d
 
 
 def _along(v: Tensor, d: Tensor, process: Gaussian, t: Tensor, s: Tensor, count: Tensor) -> Tensor:
-    """The gain, from the shift v, of log q_j - log q_1, where d = D_j - D_1; of each entry, as `_gained`."""
-    (r_t, _), (r_s, _) = _preserving(process, t, v), _preserving(process, s, v)
+    """The gain, from the shift v, of log q_j - log q_1, where d = D_j - D_1; of each entry, as `log_gain`."""
+    (r_t, _), (r_s, _) = preserving(process, t, v), preserving(process, s, v)
     return count * (v / r_s) * (r_t * score_of(d, torch.zeros_like(d), process, t))

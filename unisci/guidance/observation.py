@@ -18,9 +18,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from unisci.guidance.terms import Evaluation, Term, lift, processes
+from unisci.guidance.terms import Evaluation, Term, lift
 from unisci.processes.categorical import Categorical
 from unisci.processes.gaussian import level_for
+from unisci.solvers.sample import processes
 from unisci.state import State, pad, pick
 
 TINY = 1e-30
@@ -197,7 +198,7 @@ class Observation(Term):
         """(H C H^T + sigma_y^2)^-1 residual by conjugate gradients, for each sample on its own."""
         if self.covariance.spread(at, {k: torch.zeros_like(v) for k, v in h.clean.items()}) is None:
             return residual
-        noise = torch.as_tensor(self.sigma_y).to(residual) ** 2
+        noise = (self.sigma_y.to(residual) if isinstance(self.sigma_y, Tensor) else self.sigma_y) ** 2
         times = lambda v: h.along(self.covariance.spread(at, h.adjoint(v))) + noise * v
         return conjugate_gradients(times, residual, self.iterations)
 

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unisci.guidance.terms import Evaluation, Term, lift, processes
+from unisci.guidance.terms import Evaluation, Term, lift
 from unisci.processes.categorical import Categorical
+from unisci.solvers.sample import processes
 from unisci.state import State, Time, pad, pick
 
 LogPotential = Callable[[State, Time], Tensor]  # (x, t) -> log h_t(x), (B,)

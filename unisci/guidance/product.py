@@ -21,16 +21,17 @@ from torch import Tensor
 
 from unisci.guidance.mixture import Mixture
 from unisci.guidance.particles import Weights, check_threshold
-from unisci.guidance.twisted import place, reverse_kernel, unzip, weighted
+from unisci.guidance.twisted import unzip, weighted
 from unisci.processes.categorical import Categorical
-from unisci.processes.gaussian import Gaussian, level_for
+from unisci.processes.gaussian import level_for
 from unisci.processes.process import Process
 from unisci.rng import Rng
+from unisci.solvers.reverse_kernel import Kernel, ancestral
 from unisci.solvers.sample import draw_keys
 from unisci.solvers.score import check_gaussian, counted, site_axes, time_for, total
-from unisci.state import State, Time, fieldwise
+from unisci.state import State, Time, beside, fieldwise, place
 
-BROAD = 2.0  # variance of the reference over the largest of the models: wider than all, so that B > 1 divides by it
+BROAD = 2.0  # the default of `broad` over the largest of the variances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +39,22 @@ class Product:
     """A ParticleSolver for prod_i q_i^powers_i of the models of a `Mixture`, whose weights are not asked.
 
     powers: beta_i, one for each model, negative ones too. particles: P; threshold: see `resample`. variances: of the
-    data of each model about 0, 1 where None, which say those of the Gaussian p_i: steps of any size are exact where
-    data are Gaussian with these. mask (n P, N): the sites that count. The reference is N(0, 2 max variances) in
-    Gaussian fields and uniform in discrete ones.
+    data of each model about their mean, 1 where None, from which the Gaussian p_i have their width: steps of any size
+    are exact where data are Gaussian with these. broad: the variance of the reference, N(0, broad) in Gaussian fields
+    and uniform in discrete ones; twice the largest of `variances` where None, more where data lie far from 0, so that
+    it covers them: B > 1 divides by it. mask (n P, N): the sites that count.
 
     Start at `prior`. log_z estimates log of the integral of the product, in nats. A Gaussian field's step to sigma = 0
     has no noise and no weight: it goes to sum_i beta_i D_i, the reference with them. Raises ValueError where powers are
-    not finite or Gaussians of these variances have no product, for a threshold outside [0, 1], variances that are not
-    positive or not one for each power, a denoiser that is no Mixture of as many models, and other noise.
+    not finite or Gaussians of these variances have no product, with the reference or without, for a threshold outside
+    [0, 1], variances that are not positive or not one for each power, a denoiser that is no Mixture of as many models,
+    and other noise.
     """
 
     powers: tuple[float, ...]
     particles: int
     variances: tuple[float, ...] | None = None
+    broad: float | None = None
     threshold: float = 0.5
     mask: Tensor | None = None
 
@@ -62,24 +66,21 @@ class Product:
             raise ValueError(
                 f"variances must be positive, one for each of {len(self.powers)} powers, got {self.variances}"
             )
-        referred = zip(self._powers, (*self.variances, self._broad), strict=True)
-        precisions = [sum(beta / c for beta, c in zip(self.powers, self.variances, strict=True))]
-        precisions += [sum(beta / c for beta, c in referred)]
-        if not all(0 < p < math.inf for p in precisions):
+        if self.broad is None:
+            object.__setattr__(self, "broad", BROAD * max(self.variances))
+        if not 0 < self.broad < math.inf:
+            raise ValueError(f"broad, the variance of the reference, must be positive, got {self.broad}")
+        precision = sum(beta / c for beta, c in zip(self.powers, self.variances, strict=True))
+        if not all(0 < p < math.inf for p in (precision, precision + self._powers[-1] / self.broad)):
             raise ValueError(
-                f"the powers {self.powers} of data of variances {self.variances} give no law, as the sum of power / "
-                "variance must be positive; give powers less negative"
+                f"the powers {self.powers} of data of variances {self.variances}, with a reference of {self.broad}, "
+                "give no law, as the sum of power / variance must be positive; give powers less negative"
             )
 
     @property
     def _powers(self) -> tuple[float, ...]:
         """Those of the models and the reference, which sum to 1."""
         return (*self.powers, 1 - sum(self.powers))
-
-    @property
-    def _broad(self) -> float:
-        """The variance of the reference."""
-        return BROAD * max(self.variances)
 
     def step(
         self, denoise: Mixture, x: State, t: Time, s: Time, memory: Weights | None, rng: Rng
@@ -90,7 +91,7 @@ class Product:
             memory = Weights.even(len(rng.ids), self.particles, rng.ids.device)
         rows, memory = memory.resample(rng, self.threshold)
         x = fieldwise(lambda v: v[rows], x)
-        now = time_for(t, x)
+        now, t, s = time_for(t, x), beside(t, x), beside(s, x)
         cleans = (*denoise.evaluate(x, now), fieldwise(self._reference, x, denoise.process, now))
         cleans = {k: [c[k] for c in cleans] for k in x} if isinstance(x, dict) else cleans
         moved = fieldwise(self._move, x, cleans, denoise.process, t, s, draw_keys(x, denoise.schema), rng)
@@ -117,13 +118,13 @@ class Product:
         if isinstance(process, Categorical):
             return process.likelihood(x, t).log()
         alpha, sigma = level_for(process, t, x)
-        return alpha * self._broad / (alpha**2 * self._broad + sigma**2) * x
+        return alpha * self.broad / (alpha**2 * self.broad + sigma**2) * x
 
     def _log_reference(self, x: Tensor, process: Process) -> Tensor:
         """log r of each entry of final states."""
         if isinstance(process, Categorical):
             return torch.full(x.shape, -math.log(process.classes), device=x.device)
-        return -(x**2 / self._broad + math.log(2 * math.pi * self._broad)) / 2
+        return -(x**2 / self.broad + math.log(2 * math.pi * self.broad)) / 2
 
     def _move(
         self,
@@ -140,8 +141,8 @@ class Product:
         if isinstance(process, Categorical):
             probs, log_mass = _categorical(x, cleans, self._powers, process, t, s)
             return rng.categorical(name, 0, probs, axes), log_mass
-        variances = (*self.variances, self._broad)
-        mean, deviation, log_mass = _gaussian(x, cleans, self._powers, variances, process, t, s)
+        kernels = [ancestral(process, t, s, variance) for variance in (*self.variances, self.broad)]
+        mean, deviation, log_mass = _gaussian(x, cleans, self._powers, kernels)
         return mean + deviation * rng.normal(name, 0, tuple(x.shape), axes).to(x.dtype), log_mass
 
 
@@ -149,17 +150,13 @@ def _gaussian(
     x: Tensor,
     cleans: tuple[Tensor, ...],
     powers: tuple[float, ...],
-    variances: tuple[float, ...],
-    process: Gaussian,
-    t: Tensor,
-    s: Tensor,
+    kernels: list[Kernel],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, deviation and log mass of the product of kernels N(m_i, V_i), m_i the mean of x_s at D_i. With
     L_i = beta_i / V_i, L = sum_i L_i and m = sum_i L_i m_i / L it is
 
         N(m, 1 / L) of log mass -1/2 (sum_i L_i |m_i - m|^2 + log L + sum_i beta_i log V_i)
     """
-    kernels = [reverse_kernel(process, t, s, variance) for variance in variances]
     keep, gain, deviation = kernels[0]
     noisy, put = deviation > 0, lambda value: place(value, x)
     v = [torch.where(noisy, deviation**2, 1.0) for _, _, deviation in kernels]

@@ -30,8 +30,7 @@ from unisci.guidance.mixture import Mixture, equal
 from unisci.processes.categorical import Categorical
 from unisci.rng import Rng
 from unisci.solvers.divergence import Vectors
-from unisci.solvers.ito_density import _check_end, _gaussian_fields
-from unisci.solvers.score import check_gaussian
+from unisci.solvers.score import check_end, check_gaussian, check_start
 from unisci.state import State, Time
 
 RIDGE = 1e-6  # a direction with less than this part of the system's trace is left alone
@@ -118,7 +117,7 @@ class SuperDiff:
         field that starts where alpha = 0 or steps to sigma = 0."""
         if memory is None:
             self._check(denoise, t, rng)
-        _check_end(denoise, s)
+        check_end(denoise, s)
         step = joint_step(denoise, x, t, s, rng, self.mask, self.vectors, self.policy.differentiates)
         log_q = memory
         if memory is None:
@@ -139,9 +138,7 @@ class SuperDiff:
         check_gaussian(denoise, "SuperDiff with And or vectors" if besides == () else "SuperDiff", besides)
         if self.vectors is None and rng is None:
             raise ValueError("SuperDiff draws noise; pass rng=Rng(seed, ids), or vectors for the flow without noise")
-        for name, process, at in _gaussian_fields(denoise, t):
-            if bool((process.level(at)[0] == 0).any()):
-                raise ValueError(f"alpha of field {name!r} is 0 at the first time {at}; start below, say at 0.999")
+        check_start(denoise, t)
 
 
 def superpose(

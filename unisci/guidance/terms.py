@@ -19,8 +19,8 @@ from unisci.batch import Schema
 from unisci.processes.categorical import Categorical
 from unisci.processes.gaussian import level_for
 from unisci.rng import Rng
-from unisci.solvers.sample import Denoise, draw_keys
-from unisci.state import State, Time, fieldwise, pad
+from unisci.solvers.sample import Denoise, draw_keys, perturbed, processes
+from unisci.state import State, Time, beside, fieldwise, pad
 
 Scale = float | Tensor | Callable[[Tensor], Tensor]  # one, one for each sample (B,), or a function of the time
 FLOOR = -50.0  # log probability below which a contrast of logits no longer grows: two impossible classes do not differ
@@ -180,11 +180,6 @@ def _difference(strong: Tensor, weak: Tensor, discrete: bool) -> Tensor:
     return strong.log_softmax(-1).clamp(min=FLOOR) - weak.log_softmax(-1).clamp(min=FLOOR)
 
 
-def processes(denoise: Denoise) -> dict[str, Any]:
-    """The process of each field; that of a bare state is named "x"."""
-    return denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
-
-
 def lift(score: Tensor, x: Tensor, process: Any, t: Tensor) -> Tensor:
     """(sigma^2 / alpha) score: by how much the clean estimate moves. 0 where alpha is 0, which says nothing of x_0."""
     alpha, sigma = level_for(process, t, x)
@@ -213,7 +208,7 @@ class Pin:
     def __call__(self, x: State, s: Time) -> State:
         """x with the held entries replaced by their noised values at time s."""
         keys = draw_keys(x, self.schema)
-        return fieldwise(self._hold, x, self.known, self.where, self.process, s, keys)
+        return fieldwise(self._hold, x, self.known, self.where, self.process, beside(s, x), keys)
 
     def _hold(self, x: Tensor, known: Tensor, where: Tensor, process: Any, s: Tensor, key: tuple[str, int]) -> Tensor:
         return torch.where(where, process.perturb(known, s, self.rng, *key).to(x.dtype), x)
@@ -244,9 +239,7 @@ class Start:
 
     def state(self, denoise: Denoise, rng: Rng) -> State:
         """x_t, to solve from on `times`."""
-        t, keys = torch.tensor(self.t, dtype=torch.float64), draw_keys(self.known, denoise.schema)
-        draw = lambda known, process, key: process.perturb(known, t, rng, *key)
-        return fieldwise(draw, self.known, denoise.process, keys)
+        return perturbed(denoise, self.known, torch.tensor(self.t, dtype=torch.float64), rng)
 
     def times(self, grid: Tensor) -> Tensor:
         """The part of a decreasing grid that is below t, with t before it."""

@@ -20,12 +20,12 @@ from unisci.guidance.particles import Weights, check_threshold
 from unisci.guidance.potential import LogPotential
 from unisci.guidance.terms import Evaluation, Term, guided
 from unisci.processes.categorical import Categorical
-from unisci.processes.gaussian import Gaussian
 from unisci.processes.process import Process
 from unisci.rng import Rng
+from unisci.solvers.reverse_kernel import ancestral
 from unisci.solvers.sample import Denoise, draw_keys
 from unisci.solvers.score import check_gaussian, counted, site_axes, time_for, total
-from unisci.state import State, Time, fieldwise, pad
+from unisci.state import State, Time, beside, fieldwise
 
 Twist = Callable[[Evaluation], Tensor | None]
 
@@ -75,7 +75,7 @@ class Twisted:
         if memory is None:
             check_gaussian(denoise, "Twisted", (Categorical,))
             memory = Weights.even(len(rng.ids), self.particles, rng.ids.device)
-        heard, now = _Heard(denoise), time_for(t, x)
+        heard, now, t, s = _Heard(denoise), time_for(t, x), beside(t, x), beside(s, x)
         ahead = guided(heard, *self.terms)(x, now)
         log_h = self.twist(Evaluation(denoise, x, now, heard.clean))
         if log_h is not None:
@@ -126,25 +126,6 @@ def unzip(moved: Any) -> tuple[State, State]:
     return {k: v[0] for k, v in moved.items()}, {k: v[1] for k, v in moved.items()}
 
 
-def reverse_kernel(process: Gaussian, t: Tensor, s: Tensor, variance: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """keep, gain and deviation in p(x_s | x_t) = N(keep x_t + gain D, deviation^2), float64 of the times' shape. With
-    variance 0 it is q(x_s | x_t, x_0 = D), the ancestral step of arXiv 2006.11239 for any schedule; else exact for
-    Gaussian data of that variance. 1, 0 and 0 where x is clean; no noise in a step to sigma = 0."""
-    (alpha, sigma), (alpha_s, sigma_s) = process.level(t.double()), process.level(s.double())
-    safe = torch.where(sigma > 0, sigma, 1.0)
-    ratio = torch.where(sigma > 0, sigma_s / safe, 1.0)
-    kept = alpha / alpha_s * ratio  # the share of x_t's noise that stays
-    fresh = (1 - kept**2).clamp(min=0)
-    clean = variance * safe**2 / (alpha**2 * variance + safe**2)  # the variance of x_0 given x_t
-    deviation = torch.where(sigma_s > 0, (sigma_s**2 * fresh + (alpha_s * fresh) ** 2 * clean).sqrt(), 0.0)
-    return kept * ratio, alpha_s * fresh, deviation
-
-
-def place(v: Tensor, x: Tensor) -> Tensor:
-    """v, of a time's shape, ready to multiply x (B, ...); a scalar stays one, as in `level_for`."""
-    return v.to(x.dtype) if v.ndim == 0 else pad(v, x).to(x.dtype)
-
-
 def _move(
     x: Tensor,
     clean: Tensor,
@@ -163,7 +144,7 @@ def _move(
         end = rng.categorical(name, 0, proposal, axes)
         log_p, log_q = (p.gather(-1, end[..., None])[..., 0].log() for p in (target, proposal))
         return end, log_p - log_q
-    keep, gain, deviation = (place(v, x) for v in reverse_kernel(process, t, s, variance))
+    keep, gain, deviation = ancestral(process, t, s, variance).on(x)
     xi = rng.normal(name, 0, tuple(x.shape), axes).to(x.dtype)
     noisy = deviation > 0
     away = torch.where(noisy, gain * (ahead - clean) / torch.where(noisy, deviation, 1.0), 0.0)  # in deviations

@@ -119,14 +119,14 @@ class WeakNets(nn.ModuleDict):
 class Fast:
     """A Denoise of one call of the big network: g on the conditional model's prediction.
 
-    weak: weak(clean, x, t, condition) -> g, as `WeakNet`, or `WeakNets` for a state of fields; condition (B, C): what
-    it is told beside; where: bool on the leading axes of each field, the entries that exist, None for all; the others
-    stay as the conditional model has them.
+    weak: weak(clean, x, t, condition) -> g, as `WeakNet`, or `WeakNets` for a state of fields; condition (B, C), or
+    several by name: what it is told beside; where: bool on the leading axes of each field, the entries that exist, None
+    for all; the others stay as the conditional model has them.
     """
 
     conditional: Denoise
-    weak: Callable[[State, State, Time, Tensor | None], State]
-    condition: Tensor | None = None
+    weak: Callable[[State, State, Time, State | None], State]
+    condition: State | None = None
     where: State | None = None
 
     @property

@@ -18,7 +18,7 @@ from unisci.processes.gaussian import Gaussian
 from unisci.rng import Rng
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver
-from unisci.solvers.sample import Denoise, Solver, draw_keys, sample
+from unisci.solvers.sample import Denoise, Solver, perturbed, sample
 from unisci.solvers.score import counted, total
 from unisci.state import State, Time, fieldwise
 
@@ -37,12 +37,6 @@ def ladder(process: Gaussian, levels: Sequence[float], steps: int = 10, name: st
     Rung(times, solver) by hand, as Rung(token times, Ancestral()). Raises ValueError as `grid` and `compile_solver`."""
     programs = [compile_solver(process, grid(process, steps, start=t), name) for t in levels]
     return [Rung(program.times, program) for program in programs]
-
-
-def perturbed(denoise: Denoise, x: State, t: Time, rng: Rng) -> State:
-    """A draw of x_t given the clean x, every field by its process."""
-    noise = lambda v, process, t, key: process.perturb(v, t, rng, *key)
-    return fieldwise(noise, x, denoise.process, t, draw_keys(x, denoise.schema))
 
 
 def reconstruct(denoise: Denoise, x: State, rung: Rung, rng: Rng) -> State:

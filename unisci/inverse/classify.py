@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unisci.inverse.anomaly import perturbed
 from unisci.processes.gaussian import Gaussian, lam
 from unisci.rng import Rng
-from unisci.solvers.sample import Denoise
+from unisci.solvers.sample import Denoise, perturbed
 from unisci.solvers.score import check_gaussian, counted, site_axes, time_for, total
 from unisci.state import State, fieldwise
 

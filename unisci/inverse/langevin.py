@@ -16,9 +16,9 @@ from torch import Tensor
 from unisci.inverse.red_diff import noised
 from unisci.processes.gaussian import Gaussian, level_for
 from unisci.rng import Rng
-from unisci.solvers.sample import Denoise, standard_normal
+from unisci.solvers.sample import Denoise, processes, standard_normal
 from unisci.solvers.score import check_gaussian, score_of, time_for
-from unisci.state import State, fieldwise
+from unisci.state import State, beside, fieldwise
 
 
 @torch.no_grad()
@@ -40,12 +40,11 @@ def langevin(
     Gaussian, a t without noise or without signal, and settings out of range.
     """
     check_gaussian(denoise, "Langevin refinement")
-    processes = denoise.process.values() if isinstance(denoise.process, dict) else [denoise.process]
-    if not all(bool((level > 0).all()) for process in processes for level in process.level(t)):
+    if not all(bool((level > 0).all()) for process in processes(denoise).values() for level in process.level(t)):
         raise ValueError(f"the level t must have alpha > 0 and sigma > 0, got t = {t.tolist()}")
     if steps < 1 or eta <= 0 or gamma < 0:
         raise ValueError(f"need steps >= 1, eta > 0 and gamma >= 0, got {steps}, {eta} and {gamma}")
-    x = init
+    x, t = init, beside(t, init)
     for k in range(steps):
         eps, xi = (standard_normal(x, rng.at(k), draw, denoise.schema) for draw in (0, 1))
         x_t = fieldwise(noised, x, eps, denoise.process, t)

@@ -24,7 +24,7 @@ from unisci.inverse.likelihood import log_likelihood_gradient
 from unisci.inverse.operators import Operator
 from unisci.processes.gaussian import Gaussian, level_for
 from unisci.rng import Rng
-from unisci.solvers.sample import Denoise, standard_normal
+from unisci.solvers.sample import Denoise, processes, standard_normal
 from unisci.solvers.score import check_gaussian, time_for
 from unisci.state import State, fieldwise
 
@@ -135,8 +135,7 @@ def _check(denoise: Denoise, times: Tensor, strength: float, sigma_x0: float, av
         )
     if times.ndim not in (1, 2) or len(times) == 0:
         raise ValueError(f"times must be (n,) or (n, B) with n > 0, got {tuple(times.shape)}")
-    processes = denoise.process.values() if isinstance(denoise.process, dict) else [denoise.process]
-    for process in processes:
+    for process in processes(denoise).values():
         alpha, sigma = process.level(times)
         if not bool(((alpha > 0) & (sigma > 0)).all()):
             raise ValueError(

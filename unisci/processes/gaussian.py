@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unisci.rng import Rng
-from unisci.state import pad
+from unisci.state import place
 
 
 class Gaussian:
@@ -50,12 +50,9 @@ class Gaussian:
 
 
 def level_for(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma of the process at t, ready to multiply x (B, ...): of its dtype, broadcasting from the left.
-
-    A scalar time stays a scalar: from the CPU it then multiplies a tensor on any device without a copy.
-    """
-    alpha, sigma = (v.to(x.dtype) for v in process.level(t))
-    return (alpha, sigma) if t.ndim == 0 else (pad(alpha, x), pad(sigma, x))
+    """alpha and sigma of the process at t, ready to multiply x (B, ...), see `place`."""
+    alpha, sigma = process.level(t)
+    return place(alpha, x), place(sigma, x)
 
 
 def lam(process: Gaussian, t: Tensor) -> Tensor:

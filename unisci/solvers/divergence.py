@@ -30,13 +30,19 @@ def exact(x: State, axes: Any) -> Iterator[State]:
 
 
 def _units(x: Tensor, axes: int) -> Iterator[Tensor]:
-    key = torch.arange(math.prod(x.shape[1:])).reshape(x.shape[1:])
+    keys = _keys(x.shape[1:], axes, x.device)
+    for k in _keys(x.shape[1:], axes, torch.device("cpu")).unique().tolist():  # no wait for the device
+        if k >= 0:
+            yield (keys == k)[None].to(x)
+
+
+def _keys(shape: tuple[int, ...], axes: int, device: torch.device) -> Tensor:
+    """The number of the coordinate that each entry of a sample belongs to; -1 for none."""
+    key = torch.arange(math.prod(shape), device=device).reshape(shape)
     if axes == 2:
         key = torch.minimum(key, key.transpose(0, 1))
         key.diagonal(dim1=0, dim2=1).fill_(-1)  # no pair
-    for k in key.unique().tolist():
-        if k >= 0:
-            yield (key == k)[None].to(x)
+    return key
 
 
 def hutchinson(rng: Rng, probes: int = 1) -> Vectors:

@@ -20,7 +20,7 @@ noise, order h; in a chain of several sites, that they are drawn each on its own
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -33,10 +33,11 @@ from unisci.processes.gaussian import Gaussian, level_for
 from unisci.processes.process import Process
 from unisci.rng import Rng
 from unisci.solvers.divergence import Vectors, divergence, prepare
+from unisci.solvers.known import Known
 from unisci.solvers.predictor_corrector import PredictorCorrector
 from unisci.solvers.sample import Denoise, Solver
-from unisci.solvers.score import check_gaussian, counted, score_of, site_axes, time_for, total
-from unisci.state import State, Time, fieldwise, pick
+from unisci.solvers.score import check_end, check_gaussian, check_start, counted, score_of, site_axes, time_for, total
+from unisci.state import State, Time, beside, fieldwise
 
 
 class Followed(NamedTuple):
@@ -44,17 +45,6 @@ class Followed(NamedTuple):
 
     memory: Any
     log_density: Tensor
-
-
-class _Known:
-    """A denoiser that has been asked at x already, and answers from memory there."""
-
-    def __init__(self, denoise: Denoise, x: State, clean: State):
-        self.process, self.schema = denoise.process, denoise.schema
-        self.denoise, self.x, self.clean = denoise, x, clean
-
-    def __call__(self, x: State, t: Time) -> State:
-        return self.clean if x is self.x else self.denoise(x, t)
 
 
 @dataclass(frozen=True)
@@ -80,12 +70,14 @@ class ItoDensity:
         axes = site_axes(denoise, x)
         if memory is None:
             self._check(denoise, t)
-            prior = total(fieldwise(_log_prior, x, denoise.process, t, counted(x, axes, self.mask)))
+            prior = total(fieldwise(log_prior, x, denoise.process, beside(t, x), counted(x, axes, self.mask)))
             memory = Followed(None, prior if self.start is None else self.start)
-        _check_end(denoise, s)
+        check_end(denoise, s)
         clean = denoise(x, time_for(t, x))
-        end, inner = self.solver.step(_Known(denoise, x, clean), x, t, s, memory.memory, rng)
-        gained = total(fieldwise(_gained, x, end, clean, denoise.process, t, s, counted(x, axes, self.mask)))
+        known = Known(denoise.process, denoise.schema, clean, x, denoise)
+        end, inner = self.solver.step(known, x, t, s, memory.memory, rng)
+        t, s = beside(t, x), beside(s, x)
+        gained = total(fieldwise(log_gain, x, end, clean, denoise.process, t, s, counted(x, axes, self.mask)))
         if self.vectors is not None:
             gained = gained - self._laplacian(denoise, x, t, s, axes)
         return end, Followed(inner, memory.log_density + gained)
@@ -99,16 +91,14 @@ class ItoDensity:
         check_gaussian(denoise, "ItoDensity", (Categorical,) if self.vectors is None else ())
         if self.vectors is not None and noisy:
             raise ValueError(f"{self.solver.name} draws noise, with which no divergence is needed; leave vectors out")
-        for name, process, at in _gaussian_fields(denoise, t):
-            if bool((process.level(at)[0] == 0).any()):
-                raise ValueError(f"alpha of field {name!r} is 0 at the first time {at}; start below, say at 0.999")
+        check_start(denoise, t)
 
     @torch.inference_mode(False)
     def _laplacian(self, denoise: Denoise, x: State, t: Time, s: Time, axes: Any) -> Tensor:
         """h div s, (B,)."""
         with torch.enable_grad():
             x = fieldwise(lambda v: v.detach().clone().requires_grad_(), x)
-            out = fieldwise(_pull, x, denoise(x, time_for(t, x)), denoise.process, t, s)
+            out = fieldwise(laplacian_field, x, denoise(x, time_for(t, x)), denoise.process, t, s)
             return divergence(out, x, prepare(self.vectors, x, axes, self.mask))
 
 
@@ -123,52 +113,38 @@ def sample_with_density(
     return x, memory.log_density
 
 
-def _gaussian_fields(denoise: Denoise, t: Time) -> Iterator[tuple[str, Gaussian, Tensor]]:
-    """The Gaussian fields and their times, as far as these are known without waiting for a device."""
-    processes = denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
-    for name, process in processes.items():
-        at = pick(t, name)
-        if isinstance(process, Gaussian) and at.device.type == "cpu":
-            yield name, process, at
-
-
-def _check_end(denoise: Denoise, s: Time) -> None:
-    for name, _, at in _gaussian_fields(denoise, s):
-        if bool((at == 0).all()):
-            raise ValueError(
-                f"field {name!r} has no density at t = 0; end the grid above, as grid(process, n, end=1e-2)"
-            )
-
-
-def _log_prior(x: Tensor, process: Process, t: Tensor, count: Tensor) -> Tensor:
-    """log q of each entry of x under the process's prior: for a Gaussian with the sigma of t, for classes at t = 1."""
+def log_prior(x: Tensor, process: Process, t: Tensor, count: Tensor) -> Tensor:
+    """log q of each entry of x (B, ...) under the process's prior, in nats, 0 where `count` is 0; shaped as x. For a
+    Gaussian it has the sigma of t, for classes it is that at t = 1."""
     if isinstance(process, Categorical):
         return count * process.likelihood(x, torch.ones((), device=x.device))[..., 0].log()
     _, sigma = level_for(process, t, x)
     return count * (-0.5 * ((x / sigma) ** 2 + (2 * math.pi * sigma**2).log()))
 
 
-def _preserving(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """r, and log(alpha / r)."""
+def preserving(process: Gaussian, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """r and log(alpha / r) at t, to multiply x (B, ...); z = x / r is variance preserving, whatever the process."""
     alpha, sigma = level_for(process, t, x)
     r = (alpha**2 + sigma**2).sqrt()
     return r, (alpha / r).log()
 
 
-def _pull(x: Tensor, clean: Tensor, process: Gaussian, t: Tensor, s: Tensor) -> Tensor:
-    """The field of x whose divergence is h times that of the score in z."""
-    (r, a_t), (_, a_s) = _preserving(process, t, x), _preserving(process, s, x)
+def laplacian_field(x: Tensor, clean: Tensor, process: Gaussian, t: Tensor, s: Tensor) -> Tensor:
+    """The field of x (B, ...) whose divergence is h div s: what log q loses besides `log_gain` in a step without noise.
+    clean = D(x, t), with its graph where the divergence is to be taken."""
+    (r, a_t), (_, a_s) = preserving(process, t, x), preserving(process, s, x)
     return (a_s - a_t) * r**2 * score_of(clean, x, process, t)
 
 
-def _gained(x: Tensor, end: Tensor, clean: Tensor, process: Process, t: Tensor, s: Tensor, count: Tensor) -> Tensor:
-    """log q_s(end) - log q_t(x) of each entry, without the Laplacian."""
+def log_gain(x: Tensor, end: Tensor, clean: Tensor, process: Process, t: Tensor, s: Tensor, count: Tensor) -> Tensor:
+    """log q_s(end) - log q_t(x) of each entry of a step from x at t to `end` at s, without the Laplacian, in nats, 0
+    where `count` is 0; shaped as x. clean: the prediction at x, of the model whose log q this is."""
     if isinstance(process, Categorical):
         before, after = process.likelihood(x, t), process.likelihood(end, s)
         f = torch.where(before > 0, process.logits(clean, x).softmax(-1), 0.0)  # what x_t allows
         f = f / f.sum(-1, keepdim=True)
         return count * (f * after / torch.where(before > 0, before, 1.0)).sum(-1).log()
-    (r_t, a_t), (r_s, a_s) = _preserving(process, t, x), _preserving(process, s, x)
+    (r_t, a_t), (r_s, a_s) = preserving(process, t, x), preserving(process, s, x)
     score = r_t * score_of(clean, x, process, t)
     h = a_s - a_t
     z_t, z_s = x / r_t, end / r_s

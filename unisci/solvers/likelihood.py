@@ -21,7 +21,7 @@ from torch import Tensor
 from unisci.processes.gaussian import Gaussian, drift_diffusion, lam, time
 from unisci.solvers.divergence import Probe, Vectors, divergence, exact, prepare
 from unisci.solvers.sample import Denoise
-from unisci.solvers.score import check_gaussian, counted, site_axes, time_for, total
+from unisci.solvers.score import check_gaussian, check_start, counted, site_axes, time_for, total
 from unisci.state import State, pick
 
 Slope = Callable[[list[Tensor], float], list[Tensor]]  # (y, lam) -> dy / dlam
@@ -120,11 +120,7 @@ def _start(denoise: Denoise, x: State, times: Tensor) -> tuple[_Flow, list[float
     if times.ndim != 1 or len(times) < 2 or not bool((times[:-1] > times[1:]).all()) or float(times[-1]) <= 0:
         raise ValueError(f"times must decrease to a last time above 0, as grid(process, n, end=1e-3), got {times}")
     flow = _Flow(denoise, not isinstance(x, dict), tuple(x) if isinstance(x, dict) else ("x",))
-    for name in flow.names:
-        if not bool(lam(flow.process(name), times).isfinite().all()):
-            raise ValueError(
-                f"alpha of field {name!r} is 0 at t = {float(times[0])}; start the grid below, say at 0.999"
-            )
+    check_start(denoise, times[0])
     return flow, lam(flow.process(flow.names[0]), times).flip(0).tolist()
 
 

@@ -36,16 +36,17 @@ def _base(process: Process) -> Process:
 
 
 class _InFrame:
-    """A denoiser seen from the frames of its fields."""
+    """A denoiser seen from the frames of its fields. y is the frame's view of x, at which x itself is asked."""
 
-    def __init__(self, denoise: Denoise):
-        self.denoise, self.schema = denoise, denoise.schema
+    def __init__(self, denoise: Denoise, x: State, y: State):
+        self.denoise, self.schema, self.x, self.y = denoise, denoise.schema, x, y
         p = denoise.process
         self.process = {k: _base(v) for k, v in p.items()} if isinstance(p, dict) else _base(p)
 
     def __call__(self, y: State, t: Time) -> State:
         process = self.denoise.process
-        return fieldwise(_frame, self.denoise(fieldwise(_unframe, y, process), t), process)
+        x = self.x if y is self.y else fieldwise(_unframe, y, process)
+        return fieldwise(_frame, self.denoise(x, t), process)
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,6 @@ class Framed:
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
         """One step of the solver in the frame. Raises what the solver raises."""
-        y, memory = self.solver.step(_InFrame(denoise), fieldwise(_frame, x, denoise.process), t, s, memory, rng)
+        y = fieldwise(_frame, x, denoise.process)
+        y, memory = self.solver.step(_InFrame(denoise, x, y), y, t, s, memory, rng)
         return fieldwise(_unframe, y, denoise.process), memory

@@ -18,7 +18,7 @@ from unisci.processes.gaussian import Gaussian, level_for
 from unisci.rng import Rng
 from unisci.solvers.sample import Denoise, Solver
 from unisci.solvers.score import check_gaussian, exists, score_of, site_axes, time_for
-from unisci.state import State, Time, fieldwise
+from unisci.state import State, Time, beside, fieldwise
 
 # (snr, score, xi, sigma, exists) -> e, each a tensor that broadcasts against the field
 StepSize = Callable[[float, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -73,7 +73,7 @@ class Langevin:
         if _is_zero(t):
             return x
         axes = site_axes(denoise, x)
-        names = {k: k for k in x} if isinstance(x, dict) else "x"
+        names, t = {k: k for k in x} if isinstance(x, dict) else "x", beside(t, x)
         for m in range(self.steps):
             x = fieldwise(self._move, x, denoise(x, time_for(t, x)), denoise.process, t, names, axes, rng.at(m))
         return x

@@ -22,7 +22,7 @@ from unisci.solvers.blame import blame, fields
 from unisci.solvers.dpm_solver import Formula
 from unisci.solvers.formulas import SCHEMES, advance
 from unisci.solvers.level import levels
-from unisci.solvers.sample import Denoise, standard_normal
+from unisci.solvers.sample import Denoise, processes, standard_normal
 from unisci.solvers.tape import SINGULAR, Form, Number, Row, Tape
 from unisci.state import State, Time, pad
 
@@ -110,8 +110,7 @@ class Program:
 
     def check(self, denoise: Denoise, x: State, rng: Rng | None) -> None:
         """Raise ValueError where `denoise` has another process, or noise lacks its rng or the layout of the fields."""
-        processes = denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
-        for name, process in processes.items():
+        for name, process in processes(denoise).items():
             if process is not self.process and process != self.process:
                 fix = "compile one program for each process and step them in Together"
                 if isinstance(process, Shifted):

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from unisci.batch import Schema
 from unisci.processes.process import Process
 from unisci.rng import Rng
-from unisci.state import State, Time, pick
+from unisci.solvers.known import Known
+from unisci.state import State, Time, beside, fieldwise, pick
 
 
 class Denoise(Protocol):
@@ -49,6 +50,11 @@ def sample(
     return x
 
 
+def processes(denoise: Denoise) -> dict[str, Process]:
+    """The process of each field; that of a bare state is named "x"."""
+    return denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
+
+
 def draw_keys(x: State, schema: Schema | None) -> Any:
     """The name and number of site axes that key the draws of each field, or of a bare tensor, which is "x"."""
     if not isinstance(x, dict):
@@ -63,19 +69,10 @@ def standard_normal(x: State, rng: Rng, step: int, schema: Schema | None) -> Sta
     return {k: rng.normal(k, step, tuple(v.shape), schema[k].axes).to(v.dtype) for k, v in x.items()}
 
 
-class _Known:
-    """One field of an evaluation that was made already; a second evaluation is refused."""
-
-    def __init__(self, denoise: Denoise, name: str, clean: State):
-        self.process = {name: denoise.process[name]}
-        self.schema = None if denoise.schema is None else {name: denoise.schema[name]}
-        self.clean: State | None = {name: clean[name]}
-
-    def __call__(self, x: State, t: Time) -> State:
-        if self.clean is None:
-            raise RuntimeError("a solver inside Together evaluates the denoiser once per step; this one asked again")
-        clean, self.clean = self.clean, None
-        return clean
+def perturbed(denoise: Denoise, x: State, t: Time, rng: Rng) -> State:
+    """A draw of x_t given the clean x, every field by its process."""
+    noise = lambda v, process, t, key: process.perturb(v, t, rng, *key)
+    return fieldwise(noise, x, denoise.process, beside(t, x), draw_keys(x, denoise.schema))
 
 
 class Together:
@@ -85,17 +82,16 @@ class Together:
         self.solvers = solvers
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
-        """One step of every field. Raises ValueError where the solvers do not name the state's fields."""
+        """One step of every field. Raises ValueError where the solvers do not name the state's fields, and RuntimeError
+        where one evaluates the denoiser at another state than its x."""
         if x.keys() != self.solvers.keys():
             raise ValueError(
                 f"Together has solvers for {sorted(self.solvers)}, the state has {sorted(x)}: one for each"
             )
-        clean = denoise(x, t)
-        memory = memory or {}
-        out = {
-            name: solver.step(
-                _Known(denoise, name, clean), {name: x[name]}, pick(t, name), pick(s, name), memory.get(name), rng
-            )
-            for name, solver in self.solvers.items()
-        }
+        clean, memory, out = denoise(x, beside(t, x)), memory or {}, {}
+        for name, solver in self.solvers.items():
+            only = lambda fields, name=name: {name: fields[name]}
+            own, schema = only(x), None if denoise.schema is None else only(denoise.schema)
+            known = Known(only(denoise.process), schema, only(clean), own)
+            out[name] = solver.step(known, own, pick(t, name), pick(s, name), memory.get(name), rng)
         return {k: v[0][k] for k, v in out.items()}, {k: v[1] for k, v in out.items()}

@@ -1,5 +1,6 @@
 """The score of a denoiser by Tweedie's formula, s = (alpha D - x) / sigma^2, and the entries that a density counts."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,21 +8,46 @@ from torch import Tensor
 
 from unisci.batch import pair_mask
 from unisci.processes.gaussian import Gaussian, level_for, to_score
-from unisci.solvers.sample import Denoise
-from unisci.state import State, Time, fieldwise, pick
+from unisci.solvers.sample import Denoise, processes
+from unisci.state import State, Time, beside, fieldwise, pick
 
 
 def check_gaussian(denoise: Denoise, who: str, besides: tuple[type, ...] = ()) -> None:
     """Raise ValueError where a field's noise is not Gaussian, as then s is not the score, or there is none; fields of
     the processes `besides` may be there too."""
-    processes = denoise.process if isinstance(denoise.process, dict) else {"x": denoise.process}
-    for name, process in processes.items():
+    for name, process in processes(denoise).items():
         gaussian = isinstance(process, Gaussian) and process.is_gaussian
         if not (gaussian or isinstance(process, besides)):
             raise ValueError(
                 f"{who} needs the score, which field {name!r} does not have: its process {process} adds no Gaussian "
                 "noise; leave the field out, or give it a Gaussian process"
             )
+
+
+def check_start(denoise: Denoise, t: Time) -> None:
+    """Raise ValueError where alpha of a Gaussian field is 0 at the first time t: x then says nothing of the data, and a
+    change of log(alpha / sigma) from there is infinite. Times on another device than the CPU are not read."""
+    for name, process, at in _gaussian_times(denoise, t):
+        if bool((process.level(at)[0] == 0).any()):
+            raise ValueError(f"alpha of field {name!r} is 0 at the first time {at.tolist()}; start below, say at 0.999")
+
+
+def check_end(denoise: Denoise, s: Time) -> None:
+    """Raise ValueError where a Gaussian field steps to s = 0, where its law has no density to follow. Times on another
+    device than the CPU are not read."""
+    for name, _, at in _gaussian_times(denoise, s):
+        if bool((at == 0).all()):
+            raise ValueError(
+                f"field {name!r} has no density at t = 0; end the grid above, as grid(process, n, end=1e-2)"
+            )
+
+
+def _gaussian_times(denoise: Denoise, t: Time) -> Iterator[tuple[str, Gaussian, Tensor]]:
+    """The Gaussian fields and their times, as far as these are known without waiting for a device."""
+    for name, process in processes(denoise).items():
+        at = pick(t, name)
+        if isinstance(process, Gaussian) and at.device.type == "cpu":
+            yield name, process, at
 
 
 def score_of(clean: Tensor, x: Tensor, process: Gaussian, t: Tensor) -> Tensor:
@@ -32,15 +58,11 @@ def score_of(clean: Tensor, x: Tensor, process: Gaussian, t: Tensor) -> Tensor:
 
 
 def time_for(t: Time, x: State) -> Time:
-    """t as the denoiser should get it: on the device of x, and in its dtype where that is a float. A scalar is filled
-    in place: a copy from the CPU to another device would wait for it."""
+    """t as the denoiser should get it: on the device of x, and in its dtype where that is a float."""
     if isinstance(t, dict):
         return {name: time_for(v, pick(x, name)) for name, v in t.items()}
-    fields = list(x.values()) if isinstance(x, dict) else [x]
-    like = next((v for v in fields if v.is_floating_point()), t.new_zeros(()).to(fields[0].device))
-    if t.ndim == 0 and t.device.type == "cpu":
-        return torch.full((), float(t), dtype=like.dtype, device=like.device)
-    return t.to(like)
+    fields = x.values() if isinstance(x, dict) else [x]
+    return beside(t, x).to(next((v.dtype for v in fields if v.is_floating_point()), t.dtype))
 
 
 def site_axes(denoise: Denoise, x: State) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 from unisci.processes.categorical import Categorical
 from unisci.rng import Rng
 from unisci.solvers.sample import Denoise, draw_keys
-from unisci.state import State, Time, fieldwise, pad
+from unisci.state import State, Time, beside, fieldwise, pad
 
 
 def token_grid(n: int, power: float = 3.5, device: torch.device | str | None = None) -> Tensor:
@@ -36,6 +36,7 @@ class Ancestral:
             name, axes = key
             return rng.categorical(name, 0, process.posterior(x, probs, t, s), axes)
 
+        t, s = beside(t, x), beside(s, x)
         return fieldwise(draw, x, denoise(x, t), denoise.process, t, s, draw_keys(x, denoise.schema)), None
 
 
@@ -59,6 +60,7 @@ class TauLeaping:
             name, axes = key
             return rng.categorical(name, 0, torch.where(last, process.posterior(x, probs, t, s), jumped), axes)
 
+        t, s = beside(t, x), beside(s, x)
         return fieldwise(draw, x, denoise(x, t), denoise.process, t, s, draw_keys(x, denoise.schema)), None
 
 
