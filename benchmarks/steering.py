@@ -14,9 +14,11 @@ import time
 import torch
 
 import unisci
+from unisci.design.atoms import Keep
 from unisci.design.designer import Designer
 from unisci.design.samples import Samples
-from unisci.design.targets import Above, Below, Between, Keep, Wants, wants
+from unisci.design.targets import Above, Below, Between
+from unisci.design.wants import Wants, wants
 from unisci.metrics.intervals import proportion
 
 WANTED = Between("logp", 1, 2) & Above("qed", 0.55)

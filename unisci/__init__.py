@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from unisci.autoregression.generate import generate
     from unisci.autoregression.pard import Pard
     from unisci.batch import Batch, Field
+    from unisci.design.atoms import Composition, Contains, Formula, Keep, Without
     from unisci.design.designer import Designer
     from unisci.design.samples import Samples
+    from unisci.design.targets import Above, Below, Between, Maximize, Target
     from unisci.domains.molecule import Molecule
     from unisci.jobs.models import load, shipped
     from unisci.order import Order, structural_order
@@ -20,15 +22,25 @@ if TYPE_CHECKING:
     from unisci.solvers.sample import Together, sample
 
 _HOMES = {
+    "Above": "design.targets",
     "Batch": "batch",
+    "Below": "design.targets",
+    "Between": "design.targets",
+    "Composition": "design.atoms",
+    "Contains": "design.atoms",
     "Designer": "design.designer",
     "Field": "batch",
+    "Formula": "design.atoms",
+    "Keep": "design.atoms",
+    "Maximize": "design.targets",
     "Molecule": "domains.molecule",
     "Order": "order",
     "Pard": "autoregression.pard",
     "Rng": "rng",
     "Samples": "design.samples",
+    "Target": "design.targets",
     "Together": "solvers.sample",
+    "Without": "design.atoms",
     "generate": "autoregression.generate",
     "load": "jobs.models",
     "sample": "solvers.sample",
@@ -37,15 +49,25 @@ _HOMES = {
 }
 
 __all__ = [
+    "Above",
     "Batch",
+    "Below",
+    "Between",
+    "Composition",
+    "Contains",
     "Designer",
     "Field",
+    "Formula",
+    "Keep",
+    "Maximize",
     "Molecule",
     "Order",
     "Pard",
     "Rng",
     "Samples",
+    "Target",
     "Together",
+    "Without",
     "generate",
     "load",
     "sample",

@@ -10,11 +10,24 @@ import typer
 from typer.testing import CliRunner
 
 from tests.jobs.small import NCI, write_weights
+from unisci.design.atoms import Keep
+from unisci.design.samples import Samples
+from unisci.design.targets import Below
 from unisci.jobs import cli, models
 from unisci.jobs.models import load
 
 COMMANDS = {
-    "generate": ["--out", "--seed", "--steps", "--batch-size", "--workers", "--device"],
+    "generate": [
+        "--out",
+        "--seed",
+        "--steps",
+        "--batch-size",
+        "--workers",
+        "--device",
+        "--where",
+        "--particles",
+        "--push",
+    ],
     "train": ["CONFIG", "--key value", "--training.steps", "torchrun"],
     "evaluate": ["--reference", "--fcd"],
     "verify": ["weights", "--n"],
@@ -101,6 +114,23 @@ def test_generate_writes_a_folder_and_says_what(call, shelf):
     assert table["atoms"].tolist() == expected["atoms"].tolist() and set(table["seed"]) == {5}
 
 
+def test_generate_what_is_wanted_and_say_how_much_of_it_came(call, shelf):
+    words = ("generate", "molecules-small", "-n", 12, "-o", shelf / "out", "--particles", 3)
+    code, out, _ = call(*words, "--where", 'Below(heavyatomcount,2)&Keep("C")')
+    where = Below("heavyatomcount", 2) & Keep("C")
+    expected = load("molecules-small").generate(12, where=where, particles=3)
+    assert code == 0 and Samples.from_parquet(shelf / "out" / "samples.parquet").smiles == expected.smiles
+    rates = pd.read_csv(shelf / "out" / "hit_rates.csv")
+    pd.testing.assert_frame_equal(rates, expected.hit_rates())
+    first, *lines = out.splitlines()
+    assert "hit_rates.csv" in first and [line.split(":")[0] for line in lines] == list(rates["want"])
+    assert f"all: met by {rates['share'].iloc[-1]:.1%} (" in lines[-1] and lines[-1].endswith("of 12")
+    # The same wants in another spelling are the same run; others are not.
+    assert call(*words, "--where", "Below('heavyatomcount', 2.0) & Keep(C)")[0] == 0
+    code, _, err = call(*words, "--where", "Below(heavyatomcount, 3) & Keep(C)")
+    assert code == 2 and "holds another run (where differ)" in err
+
+
 def test_generate_twice_continues(call, shelf):
     words = ("generate", "molecules-small", "-n", 4, "-o", shelf / "out")
     assert call(*words)[0] == 0
@@ -119,6 +149,11 @@ def test_generate_twice_continues(call, shelf):
         (["generate", "molecules-small", "-o", "out", "--workers", "0"], "workers"),
         (["generate", "molecules-small", "-o", "out", "--batch-size", "0"], "batch_size"),
         (["generate", "molecules-small", "-o", "out", "--device", "cuda:99"], "cuda:99"),
+        (["generate", "molecules-small", "-o", "out", "--where", "Foo(qed, 1)"], "'Foo' is not known: write Between"),
+        (["generate", "molecules-small", "-o", "out", "--where", "Above(tpsa, 1)", "--particles", "1"], "particles=16"),
+        (["generate", "molecules-small", "-o", "out", "--where", "Keep(CCCCCCC)"], "at most 6"),
+        (["generate", "molecules-small", "-o", "out", "--where", "Without(F)", "--particles", "0"], "particles"),
+        (["generate", "molecules-small", "-o", "out", "--where", "Without(F)", "--push", "nan"], "push"),
         (["generate", "molecules-small", "-o", "."], "choose a new or empty folder"),
         (["generate", "cut.safetensors", "-o", "out"], "damaged"),
         (["evaluate", "absent.smi"], "absent.smi"),

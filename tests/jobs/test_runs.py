@@ -13,6 +13,7 @@ from rdkit import Chem
 
 from tests.jobs.small import STEPS, write_weights
 from unisci.design.designer import Designer
+from unisci.design.parse import parse
 from unisci.design.samples import Samples
 from unisci.domains.molecule import Molecule
 from unisci.jobs import runs
@@ -215,6 +216,7 @@ def test_a_closed_iterator_leaves_readable_files(whole, weights, tmp_path):
 
 KILLED = """
 import os, signal, sys
+from unisci.design.parse import parse
 from unisci.design.samples import Samples
 from unisci.jobs import runs
 runs.PART = 5
@@ -334,6 +336,38 @@ def test_a_folder_of_another_run_is_refused_and_kept(whole, weights, change, nam
     with pytest.raises(ConfigError, match=rf"holds another run \({named} differ\)"):
         generate(weights, change.pop("n", N), whole, **change)
     assert listing(whole) == before
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"where": "Below(heavyatomcount, 3)"}, "where"),
+        ({"particles": 3}, "particles"),
+        ({"push": 0.5}, "push"),
+        ({"where": None}, "particles, push, where"),
+    ],
+)
+def test_a_steered_run_goes_on_by_the_same_wants_alone(weights, tmp_path, change, named):
+    steered = {"where": "Below(heavyatomcount, 2) & Without(F)", "particles": 2}
+    run = generate(weights, 7, tmp_path / "out", **steered)
+    assert [next(run), next(run)] == [0, 5]
+    run.close()
+    assert pd.read_csv(tmp_path / "out" / "hit_rates.csv")["n"].tolist() == [5, 5, 5]
+    before = listing(tmp_path / "out")
+    with pytest.raises(ConfigError, match=rf"holds another run \({named} differ\)"):
+        generate(weights, 7, tmp_path / "out", **steered | change)
+    assert listing(tmp_path / "out") == before
+    assert list(generate(weights, 7, tmp_path / "out", **steered)) == [5, 7]
+    assert manifest(tmp_path / "out")["run"]["where"] == "Below('heavyatomcount', 2) & Without('F')"
+    whole = load(weights).generate(7, where=parse(steered["where"]), particles=2)
+    assert Samples.from_parquet(tmp_path / "out" / "samples.parquet").smiles == whole.smiles
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "hit_rates.csv"), whole.hit_rates())
+
+
+def test_a_run_that_is_not_steered_is_not_continued_by_one_that_is(whole, weights):
+    with pytest.raises(ConfigError, match=r"\(particles, push, where differ\)"):
+        generate(weights, N, whole, where="Without(F)")
+    assert not (whole / "hit_rates.csv").exists()
 
 
 def test_a_folder_of_other_weights_is_refused_and_kept(whole, tmp_path):

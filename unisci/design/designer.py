@@ -13,7 +13,7 @@ from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
 from unisci.design.samples import Samples
 from unisci.design.steering import Steering
-from unisci.design.targets import Want, Wants, wants
+from unisci.design.wants import Want, Wants, wants
 from unisci.domains.molecule import Molecule
 from unisci.guidance.particles import particle_rng
 from unisci.rng import Rng
@@ -51,7 +51,7 @@ class Designer:
         Between("logp", 1, 2) & Above("qed", .55), see `unisci.design.targets`; then each sample is one of so many
         `particles`, which cost as many times the calls, and `push` scales the gradient within blocks. The table says
         what each sample meets, and `hit_rates()` sums it up. Raises ValueError where an argument makes no sense, a want
-        contradicts another or has nothing to act by, before anything is drawn.
+        contradicts another, has nothing to act by or is more than the model draws, before anything is drawn.
         """
         return Samples.join(list(self.stream(n, seed, steps, ids, batch_size, None, where, particles, push)))
 
@@ -74,13 +74,19 @@ class Designer:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         Rng(seed, torch.zeros(0))  # refuses a bad seed before any compute
-        steering = None
-        if where is not None:
-            classes = self.model.denoiser.product.schema["atom"].classes
-            steering = Steering(wants(where), particles, self.properties, classes, push)
+        steering = None if where is None else self.steering(wants(where), particles, push)
+        if steering is not None:
             particle_rng(Rng(seed, torch.tensor([max(ids)])), particles)  # refuses ids that leave the range
         size = batch_size or max(1, self.batch_size() // (1 if steering is None else particles))
         return self._stream(ids, seed, steps, size, steering, on_done or (lambda done: None))
+
+    def steering(self, where: Wants, particles: int, push: float) -> Steering:
+        """How the wants act on this model. Raises ValueError where they cannot, as `generate` does."""
+        classes = self.model.denoiser.product.schema["atom"].classes
+        steering = Steering(where, particles, self.properties, classes, self.model.room, push)
+        if steering.keep is not None and self.model.hops == 0:
+            raise ValueError(f"{where}: this generator draws a molecule as one block and keeps no scaffold")
+        return steering
 
     def _stream(
         self,

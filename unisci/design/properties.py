@@ -31,6 +31,26 @@ def named(name: str) -> Callable[[Chem.Mol], float]:
     return found
 
 
+def name_of(prop: str | Property) -> str:
+    """A property's name in lower case, or its function's. Raises ValueError for an unknown one, and what is neither."""
+    if isinstance(prop, str):
+        named(prop)
+        return prop.lower()
+    if not callable(prop):
+        raise ValueError(f"a property is a name or a function of molecules, got {prop!r}")
+    return getattr(prop, "__name__", type(prop).__name__)
+
+
+def same(a: str | Property, b: str | Property) -> bool:
+    """Whether two are one property. Raises ValueError where they are not, but have one name."""
+    name = name_of(a)
+    if name != name_of(b):
+        return False
+    if a != b and not (isinstance(a, str) and isinstance(b, str)):
+        raise ValueError(f"two properties have the name {name!r}: give your function another one")
+    return True
+
+
 def measure(prop: str | Property, molecules: Sequence[Molecule]) -> np.ndarray:
     """The values (n,) of a property, NaN where a molecule is invalid or RDKit cannot tell. Raises ValueError where your
     function gives another number of values, or anything but numbers."""

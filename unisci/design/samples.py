@@ -9,13 +9,10 @@ import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdDepictor
 
-from unisci.design.properties import measure
-from unisci.design.targets import Interval, Maximize, Want, Wants, wants
+from unisci.design.table import OWN, hit_rates, with_met
+from unisci.design.wants import Want, Wants, wants
 from unisci.domains.molecule import Molecule
 from unisci.metrics.descriptors import VALUES
-from unisci.metrics.intervals import proportion
-
-_OWN = ("id", "smiles", "valid", "reason", "seconds", "model", "seed", "atoms", "bonds")
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Samples(Sequence[Molecule]):
         Invalid samples get NaN. Raises ValueError where the function gives another number of values, or `name` is a
         column that says what a sample is.
         """
-        if name in _OWN:
+        if name in OWN:
             raise ValueError(f"the column {name!r} says what a sample is and cannot hold a score: choose another name")
         mols = [m.rdkit for m in self.molecules if m.rdkit is not None]
         if function is None:
@@ -126,27 +123,12 @@ class Samples(Sequence[Molecule]):
 
     def meets(self, where: Want | Wants | Sequence[Want]) -> "Samples":
         """Add columns: the values of the wants' properties, "meets <want>" for each, and "meets" for all at once."""
-        parts, table = wants(where).parts, self.table.copy()
-        for want in parts:
-            if isinstance(want, Interval | Maximize):
-                column = f"{want.name} value" if want.name in _OWN else want.name
-                table[column] = measure(want.property, self.molecules)
-            table[f"meets {want}"] = (want.gap(self.molecules) == 0) & table["valid"].to_numpy(bool)
-        table["meets"] = table[[f"meets {want}" for want in parts]].all(axis=1)
-        return replace(self, table=table)
+        return replace(self, table=with_met(self.table, self.molecules, wants(where)))
 
     def hit_rates(self) -> pd.DataFrame:
         """The share of all samples, invalid ones included, that meets each want, and all of them at once, with its 95 %
         interval. Raises ValueError where nothing was wanted: see `meets`."""
-        names = [c for c in self.table.columns if c == "meets" or c.startswith("meets ")]
-        if not names:
-            raise ValueError("these samples were drawn without wants: call meets(where) first")
-        rows, n = [], len(self)
-        for name in names:
-            hits = int(self.table[name].sum())
-            low, high = proportion(hits, n)
-            rows.append((name.removeprefix("meets").strip() or "all", hits / n, low, high, n))
-        return pd.DataFrame(rows, columns=["want", "share", "low", "high", "n"])
+        return hit_rates(self.table)
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the table."""

@@ -1,6 +1,7 @@
 """The command line: each command is one function of the Python API with its arguments."""
 
 import contextlib
+import csv
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -39,18 +40,29 @@ def generate(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes. Changes no sample.")] = 1,
     device: Device = "cpu",
+    where: Annotated[
+        str | None, typer.Option(help="What is wanted, as: Between(logp, 1, 2) & Above(qed, .55) & Keep('c1ccoc1').")
+    ] = None,
+    particles: Annotated[int, typer.Option(help="With --where: molecules grown for each one kept.")] = 4,
+    push: Annotated[float, typer.Option(help="With --where: strength of the gradient; 0 is particles alone.")] = 1.0,
 ) -> None:
-    """Draw molecules into a folder: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json.
+    """Draw molecules into a folder: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json, and
+    with --where hit_rates.csv.
 
     The same command again continues a run that was interrupted.
     """
     from unisci.jobs.runs import generate as run
 
     with _interruptible(), tqdm(total=n, unit=" molecules", disable=None) as bar:
-        for _ in run(weights, n, out, seed, steps, batch_size, workers, device, lambda done: bar.update(done - bar.n)):
+        told = lambda done: bar.update(done - bar.n)
+        for _ in run(weights, n, out, seed, steps, batch_size, workers, device, told, where, particles, push):
             pass
-    names = ("samples.parquet", "molecules.smi", "molecules.sdf", "molecules.png", "manifest.json")
+    names = ("samples.parquet", "molecules.smi", "molecules.sdf", "molecules.png", "hit_rates.csv", "manifest.json")
     typer.echo(f"{n} samples in {out}: {', '.join(name for name in names if (out / name).is_file())}")
+    if where is not None:
+        for row in csv.DictReader((out / "hit_rates.csv").open()):
+            share, low, high = (float(row[k]) for k in ("share", "low", "high"))
+            typer.echo(f"{row['want']}: met by {share:.1%} ({low:.1%} to {high:.1%}) of {row['n']}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

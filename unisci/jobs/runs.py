@@ -3,6 +3,7 @@
 parts/part-<first position>.parquet   one row a sample, written under a temporary name, then renamed
 manifest.json                         what is run, by what, and how far it came
 samples.parquet molecules.smi molecules.sdf molecules.png     made from the parts at the end
+hit_rates.csv                         what share of the samples meets each want, where something was wanted
 """
 
 import contextlib
@@ -14,16 +15,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from unisci.design.designer import Designer, check_ids
+from unisci.design.parse import parse, spelled
 from unisci.design.samples import Samples
+from unisci.design.table import hit_rates, met_columns
 from unisci.jobs.config import ConfigError
 from unisci.jobs.models import load
 
@@ -32,15 +36,22 @@ PART = 1000  # samples a part: what a kill can cost
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder holds: samples 0 to n - 1 of a seed, by weights of a name and hash, at so many calls a block."""
+    """What a folder holds: samples 0 to n - 1 of a seed, by weights of a name and hash, at so many calls a block, and
+    what they are steered by; None where they are not."""
 
     weights: str
     hash: str
     n: int
     seed: int
     steps: int
-
     part: int
+    where: str | None = None
+    particles: int | None = None
+    push: float | None = None
+
+    def settings(self) -> dict:
+        """What the manifest says of it."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
 
 
 Task = tuple[Run, tuple[int, int], Path, int | None]  # run, part, folder, batch size
@@ -61,10 +72,14 @@ def generate(
     workers: int = 1,
     device: str = "cpu",
     on_done: Told = lambda done: None,
+    where: str | None = None,
+    particles: int = 4,
+    push: float = 1.0,
 ) -> Iterator[int]:
     """Generate into `out`, yielding how many samples are on disk; a run found there is continued.
 
-    on_done(k) is told as samples finish, before they are on disk (by one process; several tell part by part).
+    on_done(k) is told as samples finish, before they are on disk (by one process; several tell part by part). where:
+    wants as text, see `unisci.design.parse`; particles and push: see `Designer.generate`.
 
     Every argument is checked before any compute: raises ConfigError where `out` holds something else, ValueError
     where a number makes no sense. When it stops early, by an error or a closed iterator, the files are made from what
@@ -78,6 +93,9 @@ def generate(
     if seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed}")
     run = Run(weights, designer.hash, n, seed, steps or designer.steps, PART)
+    if where is not None:
+        run = replace(run, where=spelled(where), particles=particles, push=float(push))
+    _stream(designer, run, range(n), batch_size)  # refuses what cannot be drawn
     _open_folder(out, run)
     return _generate(designer, run, out, batch_size, workers, device, on_done)
 
@@ -131,8 +149,9 @@ def _open_folder(out: Path, run: Run) -> None:
             found = dict(json.loads(manifest.read_text())["run"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{manifest} is not a manifest of this program: choose another folder") from error
-        if found != asdict(run):
-            differing = sorted(k for k in asdict(run) if found.get(k) != asdict(run)[k])
+        asked = run.settings()
+        if found != asked:
+            differing = sorted(k for k in found | asked if found.get(k) != asked.get(k))
             raise ConfigError(
                 f"{out} holds another run ({', '.join(differing)} differ): choose another folder, or delete it"
             )
@@ -150,7 +169,7 @@ def _part_path(out: Path, part: tuple[int, int]) -> Path:
 def _make_part(
     designer: Designer, run: Run, part: tuple[int, int], out: Path, batch_size: int | None, told: Told | None = None
 ) -> int:
-    samples = Samples.join(list(designer.stream(None, run.seed, run.steps, range(*part), batch_size, told)))
+    samples = Samples.join(list(_stream(designer, run, range(*part), batch_size, told)))
     path = _part_path(out, part)
     temporary = path.with_suffix(".tmp")
     try:
@@ -160,6 +179,15 @@ def _make_part(
         temporary.unlink(missing_ok=True)
         raise
     return len(samples)
+
+
+def _stream(
+    designer: Designer, run: Run, ids: range, batch_size: int | None, told: Told | None = None
+) -> Iterator[Samples]:
+    if run.where is None:
+        return designer.stream(None, run.seed, run.steps, ids, batch_size, told)
+    where = parse(run.where)
+    return designer.stream(None, run.seed, run.steps, ids, batch_size, told, where, run.particles, run.push)
 
 
 _WORKER: list[Designer] = []  # the designer of a worker process, loaded once
@@ -179,7 +207,7 @@ def write_manifest(out: Path, run: Run, done: int, seconds: float) -> None:
     """Write manifest.json: the run, how far it came, and the versions that made it."""
     versions = {name: version(name) for name in ("unisci", "torch", "rdkit", "numpy")}
     manifest = {
-        "run": asdict(run),
+        "run": run.settings(),
         "done": done,
         "complete": done == run.n,
         "seconds": round(seconds, 3),
@@ -191,8 +219,8 @@ def write_manifest(out: Path, run: Run, done: int, seconds: float) -> None:
 
 
 def finish(out: Path) -> None:
-    """Make samples.parquet, molecules.smi, molecules.sdf and molecules.png from the parts, a part at a time in
-    memory.
+    """Make samples.parquet, molecules.smi, molecules.sdf, molecules.png and hit_rates.csv from the parts, a part at a
+    time in memory.
     """
     parts = sorted((out / "parts").glob("part-*.parquet"))
     if not parts:
@@ -202,6 +230,9 @@ def finish(out: Path) -> None:
         _merge(parts, *temporary.values(), picture=out / "molecules.png")
         for name, path in temporary.items():
             path.replace(out / name)
+        met = met_columns(pq.read_schema(out / "samples.parquet").names)
+        if met:
+            hit_rates(pd.read_parquet(out / "samples.parquet", columns=met)).to_csv(out / "hit_rates.csv", index=False)
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
