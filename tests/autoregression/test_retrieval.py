@@ -1,0 +1,81 @@
+"""Retrieval with a ranker: it learns which templates fit, sees what is there, and does without where there is none."""
+
+import numpy as np
+import torch
+
+from tests.domains.test_templates import LIBRARY, perovskite, rock_salt
+from unisci.autoregression.retrieval import Retriever, fits, propose
+from unisci.domains.candidates import CANDIDATES, CandidateReader
+from unisci.domains.crystal import Crystal
+from unisci.domains.elements import element_features
+from unisci.domains.templates import TemplateLibrary
+from unisci.networks.template_ranker import INPUTS, RADII, TemplateRanker, ranking_loss
+
+
+def caesium_chloride(a: int, b: int, length: float = 4.0) -> Crystal:
+    return Crystal([a, b], [[0, 0, 0], [0.5, 0.5, 0.5]], np.eye(3) * length)
+
+
+def test_without_rankers_the_nearest_come_first():
+    formulas = [np.array([19, 17]), np.array([22, 56, 8, 8, 8]), np.array([1, 1, 8])]
+    found = Retriever(LIBRARY).retrieve(formulas, 2)
+    assert [[t.row for t in f] for f in found] == [[0, 2], [3, 4], []]
+
+
+def test_what_the_ranker_reads():
+    reader = CandidateReader(LIBRARY)
+    formulas = [np.array([19, 17]), np.array([22, 56, 8, 8, 8]), np.array([1, 1, 1, 8])]
+    found, (elements, share, theirs, density, facts, exists) = propose(reader, formulas, [[0], [], []])
+    assert exists.sum(1).tolist() == [2, 2, 0] and [len(f) for f in found] == [2, 2, 0]
+    assert elements.tolist() == [[17, 19, 0], [22, 56, 8], [8, 1, 0]]
+    torch.testing.assert_close(share.sum(1), torch.ones(3))
+    assert theirs.shape == (3, CANDIDATES, 3) and theirs[1, 0].tolist() == [22, 38, 8]
+    assert density.shape == (3, CANDIDATES, 3, 3, RADII) and facts.shape == (3, CANDIDATES, INPUTS)
+    assert bool(facts.isfinite().all()) and float(facts[0, 0, -4]) == 0.0  # its distance above the nearest
+
+
+def test_candidates_alike_vote_for_each_other():
+    library = TemplateLibrary.from_crystals([caesium_chloride(11, 17), rock_salt(19, 17), rock_salt(37, 17)])
+    found, (*_, facts, _) = propose(CandidateReader(library), [np.array([55, 17])])
+    votes = {c.row: float(facts[0, i, 5]) for i, c in enumerate(found[0])}
+    assert votes[1] > votes[0] and votes[2] > votes[0]
+
+
+def test_fits_are_one_for_the_same_structure():
+    reader, salt = CandidateReader(LIBRARY), rock_salt(19, 17, 4.4)
+    found = LIBRARY.nearest(salt.numbers, 3)
+    np.testing.assert_allclose(fits(reader, salt, found), 1, atol=1e-3)
+    assert (fits(reader, caesium_chloride(19, 17), found) < 0.1).all()
+    assert fits(reader, salt, []).shape == (0,)
+
+
+def test_a_ranker_learns_which_templates_fit():
+    """Large cations sit in the structure of CsCl: no distance in chemistry says so, the examples do."""
+    large, small = [37, 55, 81], [3, 11, 19, 12, 20]
+    crystals = [caesium_chloride(a, x) for a in large for x in (17, 35, 53)]
+    crystals += [rock_salt(a, x) for a in small for x in (17, 35, 53)]
+    held = [caesium_chloride(55, 35), rock_salt(11, 35), caesium_chloride(37, 17), rock_salt(20, 53)]
+    names = {c.formula for c in held}
+    crystals = [c for c in crystals if c.formula not in names]
+    library = TemplateLibrary.from_crystals(crystals)
+    reader = CandidateReader(library)
+    proposals = propose(reader, [c.numbers for c in crystals], [[i] for i in range(len(crystals))])
+    fit = torch.zeros(len(crystals), CANDIDATES)
+    for i, (c, found) in enumerate(zip(crystals, proposals.candidates, strict=True)):
+        fit[i, : len(found)] = torch.from_numpy(fits(reader, c, found)).float()
+    torch.manual_seed(0)
+    ranker = TemplateRanker(torch.from_numpy(element_features()), embedding=4, width=16)
+    optimiser = torch.optim.Adam(ranker.parameters(), 1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        ranking_loss(ranker(*proposals.inputs), fit).backward()
+        optimiser.step()
+    chosen = Retriever(library, [ranker]).retrieve([c.numbers for c in held], 1)
+    for c, (template,) in zip(held, chosen, strict=True):
+        assert template.crystal.formula == c.formula
+        alone = TemplateLibrary.from_crystals([template.crystal])
+        assert float(fits(CandidateReader(alone), c, alone.nearest(c.numbers, 1))[0]) > 0.9
+
+
+def test_perovskites_take_their_own():
+    assert Retriever(LIBRARY).retrieve([perovskite(56, 22, 8).numbers], 1)[0][0].row == 3
