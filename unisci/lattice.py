@@ -8,6 +8,8 @@ site; a Niggli-reduced cell has |u|, |w| up to 1/2 or little more. MEAN and STD 
 are those of the inorganic crystals of MP-20, rounded.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,22 @@ MEAN = (0.85, 0.91, 1.16, 0.08, 0.08, -0.03)
 STD = (0.25, 0.22, 0.34, 0.34, 0.33, 0.31)
 
 
+def wrap(x: Tensor) -> Tensor:
+    """x less its nearest integers: a difference of fractional coordinates, in [-1/2, 1/2]."""
+    return x - x.round()
+
+
+@lru_cache
+def _mean_std(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """MEAN and STD on a device, kept there: a copy from the host would wait for it each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(MEAN, dtype=dtype, device=device), torch.tensor(STD, dtype=dtype, device=device)
+
+
 def cell_matrix(cell: Tensor, sites: Tensor) -> Tensor:
     """Lattices (B, 3, 3), rows a, b, c in angstrom, of cells (B, 6) with `sites` (B,) sites. Differentiable."""
-    raw = cell * cell.new_tensor(STD) + cell.new_tensor(MEAN)
+    mean, std = _mean_std(cell.dtype, cell.device)
+    raw = cell * std + mean
     a, b, c = (raw[:, :3].exp() * sites[:, None].to(cell) ** (1 / 3)).unbind(1)
     u, v, w = raw[:, 3:].unbind(1)
     zero = torch.zeros_like(a)
@@ -30,4 +45,5 @@ def cell_numbers(lattice: Tensor, sites: Tensor) -> Tensor:
     lengths = torch.stack([a, b, c], 1) / sites[:, None].to(lattice) ** (1 / 3)
     shape = torch.stack([lattice[:, 1, 0] / a, lattice[:, 2, 0] / a, lattice[:, 2, 1] / b], 1)
     raw = torch.cat([lengths.log(), shape], 1)
-    return (raw - lattice.new_tensor(MEAN)) / lattice.new_tensor(STD)
+    mean, std = _mean_std(raw.dtype, raw.device)
+    return (raw - mean) / std

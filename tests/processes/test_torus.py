@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unisci.lattice import wrap
 from unisci.processes.gaussian import EDM, VE, VP
-from unisci.processes.torus import Torus, wrap
+from unisci.processes.torus import Torus
 from unisci.rng import Rng
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver, run

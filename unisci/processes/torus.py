@@ -14,16 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unisci.lattice import wrap
 from unisci.processes.gaussian import VE, Gaussian
 from unisci.rng import Rng
 from unisci.state import pad
 
 IMAGES = 3  # a wrapped normal of sigma <= .5 has less than 1e-10 of its mass further out
-
-
-def wrap(x: Tensor) -> Tensor:
-    """x modulo 1, nearest to 0: in [-1/2, 1/2]."""
-    return x - x.round()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""The networks of atoms that the laws are tried on, and what each is tried with."""
+
+import pytest
+import torch
+
+from tests.laws import Inputs
+from tests.space import randomised, structures
+from unisci.networks.atom_transformer import AtomTransformer, AtomTransformerConfig
+from unisci.networks.egnn import EGNN, EGNNConfig
+from unisci.networks.equivariant import E3Net, E3NetConfig
+
+SMALL = {"width": 16, "layers": 2, "heads": 4, "edge": 12, "frequencies": 3, "radial": 6}
+
+
+def transformer() -> AtomTransformer:
+    return AtomTransformer(AtomTransformerConfig(**SMALL))
+
+
+def template_transformer() -> AtomTransformer:
+    return AtomTransformer(AtomTransformerConfig(**SMALL, templates=True))
+
+
+def egnn() -> EGNN:
+    return EGNN(EGNNConfig(width=16, layers=2, frequencies=3, radial=6))
+
+
+def e3net() -> E3Net:
+    return E3Net(E3NetConfig(scalars=8, tensors=3, radial=5, cutoff=3.5))
+
+
+BUILT = {}
+
+
+def built(make) -> torch.nn.Module:
+    """Built once: e3nn compiles as it builds."""
+    if make not in BUILT:
+        torch.manual_seed(0)
+        BUILT[make] = randomised(make())
+    return BUILT[make]
+
+
+SLOW = pytest.param(e3net, marks=pytest.mark.slow)
+# A network, and whether it is tried on crystals or on molecules.
+NETWORKS = [
+    pytest.param(make, periodic, id=f"{make.__name__}-{'crystal' if periodic else 'molecule'}", marks=marks)
+    for make, kinds, marks in (
+        (transformer, [True], ()),
+        (template_transformer, [True], ()),
+        (egnn, [True, False], ()),
+        (e3net, [True, False], pytest.mark.slow),
+    )
+    for periodic in kinds
+]
+each = pytest.mark.parametrize(("make", "periodic"), NETWORKS)
+
+
+def inputs_for(make, periodic: bool, sizes: list[int], seed: int = 0, order: str = "") -> Inputs:
+    return structures(sizes, seed, periodic, order, templates=make is template_transformer)
