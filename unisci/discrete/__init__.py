@@ -1,0 +1,1 @@
+"""Discrete data: diffusion over classes, and over numbers that stand for them."""
