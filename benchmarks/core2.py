@@ -1,6 +1,7 @@
 """CoRe^2 (arXiv 2503.09662) beside classifier-free guidance: hits and distance by calls of the network.
 
     python -m benchmarks.core2 [--seeds 3] [--n 4000]
+    python -m benchmarks.core2 --molecules [--weights FILE]      see benchmarks/core2_molecules.py
 
 Four classes N(m_y, I) in the plane, m_y = (+-1, +-1), and a small conditional network, trained anew for each seed with
 the class dropped from one sample in five. A sample hits where it falls into the quadrant of its class, of points of the
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks import core2_molecules
 from unisci.batch import Batch, Field
 from unisci.denoiser import Denoiser
 from unisci.guidance.conditional import classifier_free, drop_conditions
@@ -175,18 +177,27 @@ def table(outcomes: list[dict[str, Outcome]], n: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--n", type=int, default=4000, help="samples of a seed, a multiple of 4")
+    parser.add_argument("--n", type=int, help="samples of a seed; of the toy 4000, a multiple of 4; of molecules 500")
+    parser.add_argument("--molecules", action="store_true")
+    parser.add_argument("--weights", default=core2_molecules.WEIGHTS)
     a = parser.parse_args()
     torch.set_num_threads(1)
+    if a.molecules:
+        return core2_molecules.main(a.n or 500, a.seeds, a.weights)
+    toy(a.seeds, a.n or 4000)
+
+
+def toy(seeds: int, n: int) -> None:
+    """The table of the toy."""
     began, outcomes = time.process_time(), []
-    for seed in range(a.seeds):
+    for seed in range(seeds):
         model = train(seed)
         weak = distilled(model, seed)
-        outcomes.append(compare(model, weak, seed, a.n))
+        outcomes.append(compare(model, weak, seed, n))
     sizes = [sum(p.numel() for p in net.parameters()) for net in (model, weak)]
     print(f"network {sizes[0]} parameters, {TRAIN} training steps of 256; weak network {sizes[1]}, {REFLECT}")
-    print(f"w = {WEIGHT}, dpm++2m, {a.n} samples of each of {a.seeds} seeds; {time.process_time() - began:.0f} CPU s\n")
-    print(table(outcomes, a.n))
+    print(f"w = {WEIGHT}, dpm++2m, {n} samples of each of {seeds} seeds; {time.process_time() - began:.0f} CPU s\n")
+    print(table(outcomes, n))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tests.laws import assert_same_samples, take
 from unisci.autoregression.generate import check_sorted
-from unisci.autoregression.pard import BlockGrowth, Pard, doubled_loss, examples, first_blocks, ordered, split_logits
+from unisci.autoregression.growth import BlockGrowth, split_logits
+from unisci.autoregression.pard import Pard, doubled_loss, examples, first_blocks, ordered
 from unisci.batch import Batch
 from unisci.denoiser import Denoiser
 from unisci.domains.molecule import Molecule, schema

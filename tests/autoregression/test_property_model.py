@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from tests.laws import take
+from unisci.autoregression.conditions import VALUES, with_values
 from unisci.autoregression.pard import examples, ordered
-from unisci.autoregression.property_model import SMALLEST, VALUES, PropertyModel, with_values
+from unisci.autoregression.property_model import SMALLEST, PropertyModel
 from unisci.batch import Batch
 from unisci.domains.molecule import Molecule
 from unisci.networks.graph_transformer import GraphHead, GraphTransformerConfig
@@ -38,15 +39,6 @@ def build(batch: Batch, kernel=uniform) -> PropertyModel:
 def predict(model: PropertyModel, batch: Batch, t: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         return model(batch.state, t, batch.mask, batch.given, Order(batch.given["rank"]))
-
-
-def test_values_become_a_condition_of_the_batch():
-    batch = Molecule.batch([Molecule.from_smiles(s) for s in ("CO", "C")])
-    out = with_values(batch, torch.tensor([[1, 2], [3, 4]]))
-    assert out.given[VALUES].dtype == torch.float32 and out.given[VALUES].tolist() == [[1, 2], [3, 4]]
-    assert VALUES not in batch.given and out[torch.tensor([1])].given[VALUES].tolist() == [[3, 4]]
-    with pytest.raises(ValueError, match="properties"):
-        with_values(batch, torch.zeros(3, 2))
 
 
 def test_predictions_are_in_the_units_of_the_values():

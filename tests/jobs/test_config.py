@@ -64,6 +64,7 @@ def test_an_unknown_key_is_named_with_its_group(small, text, named):
         ("job: crystals\nout: x\n", "job"),
         ("job: molecules\n", "out"),
         (SMALL + "model: {noise: gaussian}\n", "model.noise"),
+        (SMALL + "model: {condition: logp}\n", "model.condition"),
         (SMALL + "data: {max_atoms: 65}\n", "data.max_atoms"),
         (SMALL + "data: {max_rejected: 1.5}\n", "data.max_rejected"),
         (SMALL + "  ema: 1\n", "training.ema"),
@@ -182,3 +183,9 @@ def test_parallel_training_without_causal_sight_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="causal: true"):
         read_job(path)
     assert read_job(path, ["--model.causal", "true"]).model.parallel
+
+
+def test_nothing_is_told_unless_it_is_named(small):
+    assert read_job(small).model.condition == () and read_job(small).start is None
+    job = read(small, SMALL + "start: molecules-qm9\nmodel: {condition: [logp, qed]}\n")
+    assert job.model.condition == ("logp", "qed") and job.start == "molecules-qm9"

@@ -8,11 +8,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.jobs.small import CLASSES, MODEL, STEPS, untrained, write_weights
+from unisci.autoregression.conditions import with_values
 from unisci.autoregression.pard import ordered
 from unisci.domains.molecule import Molecule
 from unisci.jobs import models, weights_file
 from unisci.jobs.config import ModelConfig
-from unisci.jobs.models import build_for, find_weights, load, save_weights, shipped
+from unisci.jobs.models import begin_from, build_for, find_weights, load, save_weights, shipped
 from unisci.jobs.weights_file import digest
 from unisci.order import Order
 from unisci.rng import Rng
@@ -101,6 +102,77 @@ def test_a_model_for_data_starts_from_its_frequencies():
     # Pairs of sites: 3 + 1 + 1 + 3, of which 2 none, 5 single, 1 triple.
     assert torch.allclose(bond, torch.tensor([2 / 8, 5 / 8, 0, 1 / 8]))
     assert model.room == 3 and model.denoiser.product.schema["atom"].classes == ("C", "O")
+
+
+# ---- models that are told properties ---------------------------------------------------------------------
+
+TOLD = ModelConfig(denoiser=MODEL.denoiser, head=MODEL.head, condition=("logp", "mass"))
+
+
+def told(seed: int = 3):
+    """An untrained model whose conditions matter."""
+    model = untrained(seed, TOLD).eval()
+    for name, value in model.named_parameters():
+        if "condition" in name:
+            torch.nn.init.normal_(value)
+    model.conditions.measure(torch.tensor([[0.1, 123456.7], [0.7, 99999.1], [0.3, 100000.3]]))
+    return model
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_conditional_model_keeps_its_conditions(tmp_path, half):
+    """Names, and moments in full precision, of units that half precision cannot hold."""
+    model, path = told(), tmp_path / "told.safetensors"
+    save_weights(path, model, TOLD, STEPS, {}, half=half)
+    back = load(str(path)).model
+    assert back.conditions.names == ("logp", "mass")
+    assert torch.equal(back.conditions.mean, model.conditions.mean)
+    assert torch.equal(back.conditions.std, model.conditions.std)
+    if not half:
+        values = torch.tensor([[0.5, 1e5]]).expand(20, 2)
+        a, b = (m.generate(Rng(0, torch.arange(20)), 3, values=values, weight=2.0) for m in (model, back))
+        assert torch.equal(a.state["bond"], b.state["bond"]) and draw(model) == draw(back) != a
+
+
+def test_weights_without_conditions_hold_none(weights):
+    tensors, metadata = contents(weights)
+    assert not [k for k in tensors if "condition" in k] and load(weights).model.conditions is None
+    spec = json.loads(metadata["spec"])
+    assert spec["model"].pop("condition") == []  # as weights of before have it
+
+
+def test_weights_of_before_conditions_load_to_the_same_model(weights, tmp_path):
+    tensors, metadata = contents(weights)
+    spec = json.loads(metadata["spec"])
+    del spec["model"]["condition"]
+    path = tmp_path / "before.safetensors"
+    weights_file.write(path, tensors, metadata | {"spec": json.dumps(spec)})
+    assert draw(load(str(path)).model) == draw(load(weights).model)
+
+
+def test_the_values_of_the_data_are_measured():
+    data = ordered(Molecule.batch([Molecule.from_smiles(s) for s in ("CCC", "CO", "C#C", "CCC")]), 1)
+    values = torch.tensor([[1.0, 2.0], [3.0, 5.0], [2.0, 2.0], [2.0, 3.0]])
+    model = build_for(TOLD, with_values(data, values))
+    assert torch.equal(model.conditions.mean, torch.tensor([2.0, 3.0]))
+    assert torch.allclose(model.conditions.std, values.std(0))
+
+
+def test_a_conditional_model_may_begin_from_one_without(weights):
+    model = untrained(5, TOLD).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    begin_from(model, weights)
+    source = load(weights).model
+    assert draw(model) == draw(source)
+    after = model.state_dict()
+    for k, v in source.state_dict().items():
+        assert torch.equal(after[k], v)
+    assert all(torch.equal(after[k], before[k]) for k in before if "condition" in k)
+    other = ModelConfig(denoiser=MODEL.denoiser, head=MODEL.head.model_copy(update={"layers": 2}))
+    wide = ModelConfig(denoiser=MODEL.denoiser.model_copy(update={"width": 32}), head=MODEL.head)
+    for config in (other, wide):
+        with pytest.raises(ValueError, match="other sizes or atoms"):
+            begin_from(untrained(5, config), weights)
 
 
 # ---- files that cannot be used -------------------------------------------------------------------

@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from tests.jobs.small import MODEL, NCI, small_job, small_smiles
+from unisci.autoregression.conditions import VALUES
+from unisci.design.properties import measure
 from unisci.domains.molecule import Molecule
-from unisci.jobs import molecules
+from unisci.jobs import data, molecules
 from unisci.jobs.config import ConfigError, DataConfig, ModelConfig, NetworkConfig
+from unisci.jobs.data import prepare, with_properties
 from unisci.jobs.models import load
-from unisci.jobs.molecules import prepare, run, train
+from unisci.jobs.molecules import run, train
 from unisci.jobs.references import EMBEDDED, read_smiles, reference
+from unisci.rng import Rng
 from unisci.training import fit
 
 GOOD = ["CCO", "CC(=O)N", "C1CC1", "c1ccccc1", "CC#N", "OCC=O", "N", "CF", "C=CC", "CC(C)C", "OC1CC1", "NCC(=O)O"]
@@ -326,3 +330,67 @@ def test_a_short_training_learns(tmp_path):
     losses = [float(r["value"]) for r in rows if r["name"] == "loss"]
     assert len(losses) == 3 and losses[-1] < 0.6 * losses[0]
     assert [r["step"] for r in rows if r["name"] == "valid"] == ["75", "150"]
+
+
+# ---- training that is told properties ------------------------------------------------------------------
+
+TOLD = MODEL.model_copy(update={"condition": ("logp", "mass")})
+
+
+def test_a_conditional_job_measures_once_trains_and_loads_back(smiles, tmp_path, monkeypatch):
+    job = small_job(tmp_path / "out", smiles, model=TOLD, training={"steps": 4})
+    back = load(str(run(job, progress=False) / "model.safetensors")).model
+    values = torch.tensor([[measure(n, [Molecule.from_smiles(s)])[0] for n in ("logp", "mass")] for s in GOOD])
+    kept = torch.ones(len(GOOD), dtype=torch.bool)
+    kept[:: job.data.hold_out] = False
+    torch.testing.assert_close(back.conditions.mean, values[kept].mean(0).float(), rtol=1e-5, atol=1e-5)
+    rng, wanted = Rng(0, torch.arange(9)), torch.tensor([[0.5, 40.0]]).expand(9, 2)
+    assert len(Molecule.unbatch(back.generate(rng, 2, values=wanted, weight=2.0))) == 9
+    monkeypatch.setattr(data, "measure", lambda *a: pytest.fail("measured again"))
+    more = small_job(tmp_path / "out", smiles, model=TOLD, training={"steps": 4}, sample={"n": 0})
+    (tmp_path / "out" / "model.safetensors").unlink()
+    assert train(more, progress=False).is_file()
+
+
+def test_values_are_measured_again_for_other_molecules(smiles, tmp_path):
+    folder = tmp_path / "data"
+    values = lambda hold_out: with_properties(prepare(config(smiles, hold_out=hold_out), 1, folder), ("mass",), folder)
+    assert [len(values(k).train.given[VALUES]) for k in (4, 0, 4)] == [9, 12, 9]
+    assert with_properties(prepare(config(smiles), 1, folder), (), folder).train.given.keys() == {"rank", "degree"}
+
+
+def test_an_unknown_property_is_refused_before_the_data_are_read(smiles, tmp_path):
+    job = small_job(tmp_path / "out", smiles, model=MODEL.model_copy(update={"condition": ("logq",)}))
+    with pytest.raises(ValueError, match="unknown property 'logq'"):
+        train(job, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_may_start_from_weights_without_conditions(smiles, tmp_path):
+    first = train(small_job(tmp_path / "first", smiles, training={"steps": 2}), progress=False)
+    small = {"training": {"steps": 1, "lr": 1e-12}, "sample": {"n": 0}}
+    job = small_job(tmp_path / "second", smiles, model=TOLD, start=str(first), **small)
+    one, two = (load(str(p)).model for p in (first, train(job, progress=False)))
+    rng = Rng(0, torch.arange(9))
+    assert two.conditions is not None
+    assert torch.equal(one.generate(rng, 2).state["bond"], two.generate(rng, 2).state["bond"])
+    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+        train(small_job(tmp_path / "second", smiles, model=TOLD, training={"steps": 1, "lr": 1e-12}), progress=False)
+
+
+def test_a_run_of_before_conditions_is_continued(smiles, tmp_path):
+    """Its job.json lacks the keys of today; another value of one of them is another job."""
+    job = small_job(tmp_path / "out", smiles, training={"steps": 2})
+    before = train(job, progress=False).read_bytes()
+    path = tmp_path / "out" / "job.json"
+    found = json.loads(path.read_text())
+    del found["start"], found["model"]["condition"]
+    path.write_text(json.dumps(found))
+    assert train(job, progress=False).read_bytes() == before
+    path.write_text(json.dumps(found))
+    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+        train(small_job(tmp_path / "out", smiles, model=TOLD, training={"steps": 2}), progress=False)
+    for other in ({"job": "other"}, found | {"hash": "0"}, found | {"unknown": 1}):
+        path.write_text(json.dumps(other))
+        with pytest.raises(ConfigError, match="holds a run of another configuration"):
+            train(job, progress=False)

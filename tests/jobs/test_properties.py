@@ -8,15 +8,18 @@ from safetensors import safe_open
 
 from tests.jobs.small import CLASSES, SIZES, write_weights
 from tests.jobs.test_molecules import GOOD, stop_training
+from unisci.autoregression.conditions import VALUES
 from unisci.autoregression.pard import ordered
-from unisci.autoregression.property_model import VALUES, PropertyModel
+from unisci.autoregression.property_model import PropertyModel
+from unisci.design.atoms import Contains
 from unisci.design.properties import measure
-from unisci.design.targets import Between, Contains
+from unisci.design.targets import Between
 from unisci.domains.molecule import Molecule
+from unisci.jobs import data as jobs_data
 from unisci.jobs import properties, property_models
 from unisci.jobs.config import ConfigError, PropertyJob, read_job
+from unisci.jobs.data import prepare, with_properties
 from unisci.jobs.models import load
-from unisci.jobs.molecules import prepare
 from unisci.jobs.properties import run
 from unisci.order import Order
 from unisci.training.data import load_batch
@@ -125,7 +128,7 @@ def test_a_stopped_job_continues_to_the_same_bytes(smiles, tmp_path, monkeypatch
             run(job, progress=False)
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     with monkeypatch.context() as patch:  # the values are read from the folder, not measured again
-        patch.setattr(properties, "measure", lambda *a: pytest.fail("measured again"))
+        patch.setattr(jobs_data, "measure", lambda *a: pytest.fail("measured again"))
         assert (run(job, progress=False) / "model.safetensors").read_bytes() == straight.read_bytes()
 
 
@@ -141,13 +144,13 @@ def test_a_folder_of_another_job_is_refused(smiles, tmp_path, changes):
 def test_values_stay_with_their_molecules(smiles, tmp_path):
     job = small_job(tmp_path / "out", smiles)
     prepared = prepare(job.data, job.hops, tmp_path / "data")
-    data = properties.with_properties(prepared, NAMES, tmp_path / "data")
+    data = with_properties(prepared, NAMES, tmp_path / "data")
     for batch in (data.train, data.validation):
         for name, column in zip(NAMES, batch.given[VALUES].T, strict=True):
             assert column.tolist() == pytest.approx(measure(name, Molecule.unbatch(batch)).tolist(), rel=1e-5, abs=1e-6)
     kept = load_batch(tmp_path / "data" / "train-properties.safetensors")
     assert torch.equal(kept.given[VALUES], data.train.given[VALUES])
-    other = properties.with_properties(prepared, ("mass",), tmp_path / "data")  # not what the folder holds
+    other = with_properties(prepared, ("mass",), tmp_path / "data")  # not what the folder holds
     assert other.train.given[VALUES].shape == (9, 1) and float(other.train.given[VALUES].min()) > 15
 
 
@@ -162,7 +165,7 @@ def test_an_unknown_property_is_refused_before_the_data_are_read(tmp_path):
 
 
 def test_a_property_without_a_finite_value_is_refused(smiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(properties, "measure", lambda name, mols: measure(name, mols) * float("inf"))
+    monkeypatch.setattr(jobs_data, "measure", lambda name, mols: measure(name, mols) * float("inf"))
     monkeypatch.setattr(properties, "fit", lambda *a, **k: pytest.fail("training began"))
     with pytest.raises(ConfigError, match="property 'logp' has no finite value for 9 of 9 molecules"):
         run(small_job(tmp_path / "out", smiles), progress=False)

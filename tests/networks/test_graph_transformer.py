@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,7 +8,13 @@ from torch import Tensor
 
 from tests.laws import Inputs, assert_causal, assert_padding_free, assert_permutes, leaks, take_all
 from unisci.networks import graph_transformer
-from unisci.networks.graph_transformer import GraphHead, GraphTransformer, GraphTransformerConfig, edge_product
+from unisci.networks.graph_transformer import (
+    CONDITION,
+    GraphHead,
+    GraphTransformer,
+    GraphTransformerConfig,
+    edge_product,
+)
 from unisci.order import Order, structural_order
 
 AXES = {"atom": 1, "bond": 2, "degree": 1}
@@ -229,3 +237,99 @@ def test_a_network_of_mutual_sight_cannot_be_cached():
     inputs = graphs([4])
     with pytest.raises(ValueError, match="only a network of causal sight"):
         network().remember(inputs.state, inputs.mask, inputs.given, inputs.order)
+
+
+# ---- conditions ----------------------------------------------------------------------------------------
+
+
+def told(net, generator: int = 0):
+    """The network with an embedding of conditions that is not 0 any more."""
+    torch.manual_seed(generator)
+    torch.nn.init.normal_(net.trunk.condition.map[-1].weight)
+    torch.nn.init.normal_(net.trunk.condition.map[-1].bias)
+    return net
+
+
+def conditional(causal: bool = False) -> GraphTransformer:
+    torch.manual_seed(0)
+    return told(GraphTransformer(replace(config(causal), conditions=2)).double().eval())
+
+
+def with_condition(inputs: Inputs, values: Tensor) -> Inputs:
+    return inputs._replace(given=inputs.given | {CONDITION: values})
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_condition_is_one_of_which_nothing_is_told(causal):
+    """To the last bit; and each number that is told changes what noised sites say."""
+    inputs, net = graphs([6, 4]), conditional(causal)
+    none = net(*inputs)
+    null = net(*with_condition(inputs, torch.full((2, 2), NAN)))
+    assert all(torch.equal(none[k], null[k]) for k in none)
+    seen = [none["atom"]]
+    for values in ([0.0, NAN], [NAN, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]):
+        seen.append(net(*with_condition(inputs, torch.tensor([values, values])))["atom"])
+        assert all((seen[-1] - other).abs().max() > 1e-6 for other in seen[:-1])
+    mixed = net(*with_condition(inputs, torch.tensor([[1.0, 0.0], [NAN, NAN]])))["atom"]
+    torch.testing.assert_close(mixed, torch.stack([seen[4][0], none["atom"][1]]))
+
+
+def test_before_training_conditions_change_nothing():
+    torch.manual_seed(0)
+    net, inputs = GraphTransformer(replace(config(), conditions=2)).double(), graphs([5])
+    plain, out = network(), net(*with_condition(inputs, torch.tensor([[1.0, -2.0]])))
+    assert net.load_state_dict(plain.state_dict(), strict=False).unexpected_keys == []
+    out, want = net(*with_condition(inputs, torch.tensor([[1.0, -2.0]]))), plain(*inputs)
+    assert all(torch.equal(out[k], want[k]) for k in want)
+    assert not [k for k in plain.state_dict() if "condition" in k]
+
+
+def test_what_is_remembered_does_not_depend_on_the_condition():
+    """So that one cache serves the conditional and the unconditional model; and the cache changes nothing."""
+    inputs, net = graphs([7, 7], seed=2), conditional(causal=True)
+    p = 4
+    rank = (torch.arange(7) >= p).long().expand(2, 7)
+    moving = rank == 1
+    t = {"atom": 0.5 * moving.double(), "bond": 0.5 * ((moving[:, :, None] | moving[:, None]) & ~torch.eye(7).bool())}
+    given = inputs.given | {CONDITION: torch.tensor([[0.3, NAN], [-1.0, 2.0]], dtype=torch.float64)}
+    past = {"atom": inputs.state["atom"][:, :p], "bond": inputs.state["bond"][:, :p, :p]}
+    degree, mask = {"degree": given["degree"][:, :p]}, torch.ones(2, p, dtype=torch.bool)
+    cache = net.remember(past, mask, degree, Order(rank[:, :p]))
+    told = net.remember(past, mask, degree | {CONDITION: given[CONDITION]}, Order(rank[:, :p]))
+    assert all(torch.equal(a, b) for one, two in zip(cache, told, strict=True) for a, b in zip(one, two, strict=True))
+    for now in (given, inputs.given):
+        whole = net(inputs.state, t, torch.ones(2, 7, dtype=torch.bool), now, Order(rank))
+        part = net(inputs.state, t, torch.ones(2, 7, dtype=torch.bool), now, Order(rank), cache)
+        torch.testing.assert_close(part["atom"][:, p:], whole["atom"][:, p:], rtol=0, atol=1e-10)
+        torch.testing.assert_close(part["bond"][:, p:], whole["bond"][:, p:], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "doubled"])
+def test_conditional_networks_keep_the_laws(kind):
+    inputs = graphs([6, 4, 5])
+    inputs = doubled(inputs, noise(inputs, 0)) if kind == "doubled" else inputs
+    inputs = with_condition(inputs, torch.tensor([[0.5, 1.0], [NAN, 0.0], [-1.0, NAN]], dtype=torch.float64))
+    net, axes = conditional(kind == "causal"), AXES | {CONDITION: 0}
+    assert_permutes(net, inputs, axes)
+    assert_padding_free(net, inputs, axes)
+    if kind != "plain":
+        assert_causal(net, inputs, axes, CLASSES)
+
+
+def test_a_head_tells_all_sites():
+    torch.manual_seed(0)
+    head, inputs = told(GraphHead(replace(config(), conditions=2), 7).double()), graphs([6, 4])
+    ask = lambda given: head(inputs.state, inputs.mask, given, inputs.order)
+    values = torch.tensor([[0.5, NAN], [NAN, NAN]], dtype=torch.float64)
+    out, none = ask(inputs.given | {CONDITION: values}), ask(inputs.given)
+    assert (out[0] - none[0]).abs().max() > 1e-3 and torch.equal(out[1], none[1])
+
+
+def test_conditions_of_another_size_are_refused():
+    inputs = graphs([6, 4])
+    for values in (torch.zeros(2, 1), torch.zeros(1, 2), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"takes conditions \(2, 2\)"):
+            conditional()(*with_condition(inputs, values))

@@ -42,7 +42,8 @@ class Select(Protocol):
     """Says, once a block is planned and before it is drawn, from which row each row goes on: (B,) int64, and memory.
 
     batch, order: all rows with what is finished and what is planned; growing (B,): which rows have a site of rank
-    `block`, the others being finished. Called a last time when all are. memory: what it returned before, None at first.
+    `block`, the others being finished. Called a last time when all are, unless its own last choice left none growing.
+    memory: what it returned before, None at first.
     """
 
     def __call__(

@@ -9,19 +9,22 @@ the table of first blocks of the data. hops = 0 makes the graph one block: plain
 
 Training takes one random block of each graph, with sight of everything before it; `Pard.parallel_loss` takes all
 blocks of a graph at once, n clean sites beside n noised copies, for networks with causal sight.
+
+A model with `Conditions` draws p(G | c), c numbers about the finished graph, each of which may be left open.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unisci.autoregression.generate import Guide, Select, fill_group, generate
+from unisci.autoregression.conditions import Conditions, classifier_free_blocks
+from unisci.autoregression.generate import Guide, Select, generate
+from unisci.autoregression.growth import BlockGrowth, split_logits
 from unisci.batch import Batch, Field, Schema
 from unisci.denoiser import Denoiser
-from unisci.networks.graph_transformer import GraphHead
+from unisci.networks.graph_transformer import CONDITION, GraphHead
 from unisci.order import Order, structural_order
 from unisci.processes.product import Product, site_times
 from unisci.rng import Rng
@@ -77,66 +80,35 @@ def first_blocks(batch: Batch) -> Tensor:
     return table.index_put_(where, torch.ones(len(batch)), accumulate=True)
 
 
-@dataclass(frozen=True)
-class BlockGrowth:
-    """Chooses the next block's size and degree for `generate`, by the head, or by the table for the first block."""
-
-    head: GraphHead
-    first: Tensor
-
-    def __call__(self, batch: Batch, order: Order, block: int, rng: Rng) -> tuple[Batch, Order]:
-        room = batch.mask.shape[1]
-        done = batch.sites
-        if block == 0:
-            choice = rng.categorical("next block", 0, self.first.flatten().expand(len(batch), -1), 0)
-        else:
-            choice = rng.categorical("next block", 0, self._probs(batch, order, room), 0)
-        size, degree = choice // self.first.shape[1], choice % self.first.shape[1]
-        site = torch.arange(room, device=done.device)
-        new = (site >= done[:, None]) & (site < (done + size)[:, None])
-        given = batch.given | {
-            "degree": torch.where(new, degree[:, None], batch.given["degree"]),
-            "rank": torch.where(new, block, order.rank),
-        }
-        return Batch(batch.schema, batch.state, batch.mask | new, given, batch.ids), Order(given["rank"])
-
-    def _probs(self, batch: Batch, order: Order, room: int) -> Tensor:
-        """(B, sizes * degrees): of every (size, degree) that still has room."""
-        done = batch.sites
-        out = torch.zeros(len(batch), self.first.numel(), device=done.device)
-        for n in done.unique().tolist():
-            rows = (done == n).nonzero()[:, 0]
-            filled = fill_group(rows)
-            part = batch[filled].trim(n)
-            logits = self.head(part.state, part.mask, part.given, Order(order.rank[filled, :n]))[: len(rows)]
-            size, degree = split_logits(logits, self.first.shape)
-            too_large = torch.arange(self.first.shape[0], device=done.device) > room - n
-            size = size.masked_fill(too_large, float("-inf")).softmax(-1)
-            out[rows] = (size[..., None] * degree.softmax(-1)).flatten(1)
-        return out
-
-
-def split_logits(logits: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Of the head's output: logits of the size (B, S), and of the degree given each size (B, S, D)."""
-    sizes, degrees = shape
-    return logits[:, :sizes], logits[:, sizes:].reshape(-1, sizes, degrees)
-
-
 class Pard(nn.Module):
     """denoiser: of fields "atom" and "bond"; head: outputs S (1 + D) for tables (S, D) of block sizes and degrees;
-    first: the counts of first blocks (S, D); hops: of the structural order; room: the most sites of a graph."""
+    first: the counts of first blocks (S, D); hops: of the structural order; room: the most sites of a graph;
+    conditions: what it is told, where it is told something."""
 
     def __init__(
-        self, denoiser: Denoiser, head: GraphHead, first: Tensor, hops: int, room: int, parallel: bool = False
+        self,
+        denoiser: Denoiser,
+        head: GraphHead,
+        first: Tensor,
+        hops: int,
+        room: int,
+        parallel: bool = False,
+        conditions: Conditions | None = None,
     ):
         super().__init__()
         self.denoiser, self.head, self.hops, self.room, self.parallel = denoiser, head, hops, room, parallel
+        self.conditions = conditions
         self.register_buffer("first", first.float())
 
     def loss(self, batch: Batch, rng: Rng) -> Tensor:
-        """Scalar training loss of graphs, ordered graphs or `examples`: denoising plus next block, mean over graphs."""
+        """Scalar training loss of graphs, ordered graphs or `examples`: denoising plus next block, mean over graphs.
+
+        A model with conditions needs their values, given["properties"] (B, C).
+        """
         if "rank" not in batch.given:
             batch = ordered(batch, self.hops)
+        if self.conditions is not None:
+            batch = self.conditions.taught(batch, rng)
         if self.parallel:
             denoising = self.parallel_loss(batch, rng)
         if "block" not in batch.given:
@@ -148,7 +120,8 @@ class Pard(nn.Module):
             order = Order(torch.where(batch.mask, batch.given["rank"], -1))
             denoising = self.denoiser.loss(batch, rng.at(0), site_times(fields, moving, t), order)
         # The head is far easier to learn than the denoiser: a quarter of the graphs teaches it enough.
-        return denoising + self.head_loss(batch[slice(None, None, 4)])
+        loss = denoising + self.head_loss(batch[slice(None, None, 4)])
+        return loss if self.conditions is None else loss + self.conditions.first_loss(self.first, batch)
 
     def head_loss(self, batch: Batch) -> Tensor:
         """Cross entropy of the next block's size and, where there is one, of its degree; mean over graphs."""
@@ -176,13 +149,18 @@ class Pard(nn.Module):
         guide: Guide | None = None,
         select: Select | None = None,
         begin: Batch | None = None,
+        values: Tensor | None = None,
+        weight: float = 1.0,
     ) -> Batch:
         """One graph for each of rng.ids, `steps` network calls a block, by ancestral steps where no solver is named,
         on the times of token_grid(steps, power).
 
         cache: remember finished blocks, where the network's sight is causal; the same up to rounding, with less
         arithmetic. guide, select: see `unisci.autoregression.generate`. begin: one graph that every sample keeps as
-        its first sites, whose blocks are its own structural order's. Raises ValueError where it has no room to grow.
+        its first sites, whose blocks are its own structural order's. values: what the graphs shall measure, (B, C) in
+        the order and units of `conditions`, nan or left out where open; weight: of classifier-free guidance towards
+        them, of the blocks' sizes and, where no guide is named, of what is in them; twice the calls unless 0 or 1.
+        Raises ValueError where `begin` has no room to grow, and for values that this model is not told.
         """
         b, n, device = len(rng.ids), self.room, self.first.device
         zeros = torch.zeros(b, n, dtype=torch.long, device=device)
@@ -192,8 +170,15 @@ class Pard(nn.Module):
         first = 0
         if begin is not None:
             empty, first = _begun(empty, begin, self.hops)
+        if self.conditions is not None:
+            open_ = torch.full((b, len(self.conditions.names)), float("nan"), device=device)
+            empty = self.conditions.told(empty, open_ if values is None else values)
+            guide = guide or (None if weight == 1 else classifier_free_blocks(weight))
+        elif values is not None or weight != 1:
+            raise ValueError("this model was trained without conditions: it takes neither values nor a weight")
         grid = token_grid(steps, power, device)
-        growth, order = BlockGrowth(self.head, self.first), Order(empty.given["rank"])
+        growth = BlockGrowth(self.head, self.first, self.conditions, weight)
+        order = Order(empty.given["rank"])
         network = self.denoiser.network
         remember = network.remember if network.trunk.config.causal and cache else None
         times = lambda block: grid
@@ -240,7 +225,7 @@ def doubled_loss(denoiser: Denoiser, batch: Batch, rng: Rng, t: Tensor) -> Tenso
         "bond": torch.cat([torch.cat([bond, noisy["bond"]], 2), torch.cat([noisy["bond"], noisy["bond"]], 2)], 1),
     }
     mask = batch.mask.repeat(1, 2)
-    given = {"degree": batch.given["degree"].repeat(1, 2)}
+    given = {k: v for k, v in batch.given.items() if k == CONDITION} | {"degree": batch.given["degree"].repeat(1, 2)}
     logits = denoiser(state, site_times(fields, copy & mask, t), mask, given, order)
     i, j = rank[:, :, None], rank[:, None, :]
     within, to_earlier = logits["bond"][:, n:, n:], logits["bond"][:, n:, :n]

@@ -12,14 +12,14 @@ then a probability, P(v in target | G_t), whose logarithm steers logits and weig
 import torch
 from torch import Tensor, nn
 
+from unisci.autoregression.conditions import VALUES
 from unisci.autoregression.pard import examples, ordered
-from unisci.batch import Batch, Field
+from unisci.batch import Batch
 from unisci.networks.graph_transformer import GraphHead
 from unisci.order import Order
 from unisci.processes.product import Product, site_times
 from unisci.rng import Rng
 
-VALUES = "properties"  # the field of a batch that holds the values (B, P)
 SMALLEST = 0.02  # least predicted standard deviation, in those of the data: a sharper one would be overfitted
 
 
@@ -72,9 +72,3 @@ class PropertyModel(nn.Module):
         mean, std = self(noisy, times, batch.mask, batch.given, order)
         z = (batch.given[VALUES] - mean) / std
         return (z.square() / 2 + (std / self.std).log()).mean()
-
-
-def with_values(batch: Batch, values: Tensor) -> Batch:
-    """The batch with its samples' property values (B, P) as a condition."""
-    schema = batch.schema | {VALUES: Field("whole", tuple(values.shape[1:]))}
-    return Batch(schema, batch.state, batch.mask, batch.given | {VALUES: values.float()}, batch.ids)

@@ -28,7 +28,8 @@ class NetworkConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """Pard (arXiv 2402.03687): hops of the order (0 = one shot), the noise, the denoiser, the head of block sizes."""
+    """Pard (arXiv 2402.03687): hops of the order (0 = one shot), the noise, the denoiser, the head of block sizes, and
+    the properties that it is told: "qed", "logp", "sa", "mass", or names of RDKit descriptors."""
 
     hops: int = Field(1, ge=0, le=8)
     noise: Literal["marginal", "absorbing", "uniform"] = "marginal"
@@ -36,6 +37,7 @@ class ModelConfig(Strict):
     head: NetworkConfig = NetworkConfig(width=48, pair_width=24, layers=3, heads=4, product=8)
     causal: bool = False
     parallel: bool = False
+    condition: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _parallel_is_causal(self) -> "ModelConfig":
@@ -87,10 +89,12 @@ class SampleConfig(Strict):
 
 
 class MoleculeJob(Strict):
-    """Train a generator of molecules on SMILES, then draw from it."""
+    """Train a generator of molecules on SMILES, then draw from it. start: weights to begin from, by name or file, of
+    the same model up to conditions."""
 
     job: Literal["molecules"]
     out: Path
+    start: str | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()

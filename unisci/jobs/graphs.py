@@ -36,8 +36,8 @@ def _process(noise: str, frequencies: Tensor) -> Categorical:
     raise ConfigError(f"unknown noise {noise!r}: marginal, absorbing or uniform")
 
 
-def sizes(config: NetworkConfig, product: Product, causal: bool = False) -> GraphTransformerConfig:
-    """The sizes of a network for graphs with this noise."""
+def sizes(config: NetworkConfig, product: Product, causal: bool = False, conditions: int = 0) -> GraphTransformerConfig:
+    """The sizes of a network for graphs with this noise, told so many numbers."""
     atom, bond = product.processes["atom"], product.processes["bond"]
     states = (atom.states, bond.states, atom.classes, bond.classes)
-    return GraphTransformerConfig(*states, **config.model_dump(), causal=causal)
+    return GraphTransformerConfig(*states, **config.model_dump(), causal=causal, conditions=conditions)

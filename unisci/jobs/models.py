@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unisci.autoregression.conditions import VALUES, Conditions
 from unisci.autoregression.pard import Pard, first_blocks
 from unisci.batch import Batch
 from unisci.denoiser import Denoiser
@@ -22,15 +23,34 @@ FORMAT = "unisci-weights-1"
 
 def build(config: ModelConfig, classes: tuple[str, ...], room: int, atom: Tensor, bond: Tensor, first: Tensor) -> Pard:
     """An untrained Pard. atom (K,), bond (4,): class frequencies; first: table of first blocks; room: most atoms."""
-    product = build_product(config.noise, classes, atom, bond)
-    denoiser = GraphTransformer(sizes(config.denoiser, product, config.causal))
-    head = GraphHead(sizes(config.head, product, config.causal), first.numel() + first.shape[0])
-    return Pard(Denoiser(denoiser, product), head, first, config.hops, room, config.parallel)
+    product, told = build_product(config.noise, classes, atom, bond), len(config.condition)
+    denoiser = GraphTransformer(sizes(config.denoiser, product, config.causal, told))
+    head = GraphHead(sizes(config.head, product, config.causal, told), first.numel() + first.shape[0])
+    conditions = Conditions(config.condition, first.shape) if told else None
+    return Pard(Denoiser(denoiser, product), head, first, config.hops, room, config.parallel, conditions)
 
 
 def build_for(config: ModelConfig, data: Batch) -> Pard:
-    """An untrained Pard for ordered training graphs."""
-    return build(config, data.schema["atom"].classes, data.mask.shape[1], *frequencies(data), first_blocks(data))
+    """An untrained Pard for ordered training graphs, with the values of what it is told."""
+    room = data.mask.shape[1]
+    model = build(config, data.schema["atom"].classes, room, *frequencies(data), first_blocks(data))
+    if model.conditions is not None:
+        model.conditions.measure(data.given[VALUES])
+    return model
+
+
+def begin_from(model: Pard, name: str) -> None:
+    """Copy the weights of a model of the same sizes and atoms; what only `model` has stays. Raises ValueError where the
+    two differ otherwise."""
+    source = load(name).model
+    drawn = [m.denoiser.product.schema["atom"].classes for m in (source, model)]
+    own = model.state_dict()
+    weights = {k: v for k, v in source.state_dict().items() if k != "first" and not k.startswith("conditions.")}
+    shapes = lambda tensors: {k: v.shape for k, v in tensors.items() if k in weights}
+    new = [k for k in own.keys() - weights.keys() if k != "first" and "condition" not in k]
+    if drawn[0] != drawn[1] or new or shapes(own) != shapes(weights):
+        raise ValueError(f"the weights {name} are of a model of other sizes or atoms than this one: cannot start there")
+    model.load_state_dict(weights, strict=False)
 
 
 def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card: dict, half: bool = True) -> None:
@@ -43,6 +63,8 @@ def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card:
         "steps": steps,
     }
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+    if model.conditions is not None:  # moments of any unit, which half precision may not hold
+        tensors |= {"conditions.mean": model.conditions.mean, "conditions.std": model.conditions.std}
     tensors |= {"first": model.first} | {f"frequency.{k}": p.m for k, p in product.processes.items()}
     metadata = {"format": FORMAT, "spec": json.dumps(spec), "card": json.dumps(card)}
     weights_file.write(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)

@@ -1,27 +1,24 @@
-"""The job that trains a property model: values by RDKit beside the cached graphs, then `fit`."""
+"""The job that trains a property model on the cached graphs and their values."""
 
-import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from unisci.autoregression.conditions import VALUES
 from unisci.autoregression.pard import examples
-from unisci.autoregression.property_model import VALUES, PropertyModel, with_values
+from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
-from unisci.design.properties import measure, named
-from unisci.domains.molecule import Molecule
-from unisci.jobs.config import ConfigError, PropertyJob
-from unisci.jobs.molecules import MoleculeData, identity, prepare, resumable, write_json
+from unisci.design.properties import named
+from unisci.jobs.config import PropertyJob
+from unisci.jobs.data import prepare, with_properties, write_json
+from unisci.jobs.molecules import identity, resumable
 from unisci.jobs.property_models import build_for, save
 from unisci.order import Order
 from unisci.rng import Rng
-from unisci.training.data import load_batch, save_batch, widen
+from unisci.training.data import widen
 from unisci.training.fit import fit
-
-PART = 2000  # graphs turned into molecules at once
 
 
 def run(job: PropertyJob, progress: bool = True) -> Path:
@@ -40,39 +37,6 @@ def run(job: PropertyJob, progress: bool = True) -> Path:
         card["errors"] = validate(averaged)
     save(job.out / "model.safetensors", averaged, job, card)
     return job.out
-
-
-def with_properties(data: MoleculeData, names: tuple[str, ...], folder: Path) -> MoleculeData:
-    """The graphs with their values; measured once, then read from the folder. Raises ConfigError where RDKit cannot
-    tell a property of a molecule of the data."""
-    key, summary = {"properties": list(names)}, folder / "properties.json"
-    done = summary.is_file() and json.loads(summary.read_text()) == key
-    parts = {}
-    for part in ("train", "validation"):
-        batch, path = getattr(data, part), folder / f"{part}-properties.safetensors"
-        if batch is None:
-            parts[part] = None
-        elif done:
-            parts[part] = load_batch(path)
-        else:
-            parts[part] = with_values(batch, values_of(batch, names))
-            save_batch(parts[part], path)
-    write_json(summary, key)
-    return replace(data, **parts)
-
-
-def values_of(batch: Batch, names: tuple[str, ...]) -> Tensor:
-    """The values (B, P) of the molecules of a batch. Raises ConfigError where one is not finite."""
-    rows = []
-    for first in range(0, len(batch), PART):
-        molecules = Molecule.unbatch(widen(batch[slice(first, first + PART)]))
-        rows.append(torch.stack([torch.from_numpy(measure(name, molecules)) for name in names], 1))
-    values = torch.cat(rows).float()
-    for name, column in zip(names, values.T, strict=True):
-        if not bool(column.isfinite().all()):
-            bad = int((~column.isfinite()).sum())
-            raise ConfigError(f"property {name!r} has no finite value for {bad} of {len(column)} molecules of the data")
-    return values
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unisci.autoregression.property_model import VALUES, PropertyModel
+from unisci.autoregression.conditions import VALUES
+from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
 from unisci.jobs import weights_file
 from unisci.jobs.config import NetworkConfig, PropertyJob

@@ -1,4 +1,4 @@
-"""Embeddings of time."""
+"""Embeddings of times, and of numbers about a whole sample that may be missing."""
 
 import math
 
@@ -17,3 +17,18 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         phase = t[..., None] * self.frequency
         return self.map(torch.cat([phase.sin(), phase.cos()], -1))
+
+
+class NumberEmbedding(nn.Module):
+    """C numbers a sample, nan where one is not told: (B, C) -> (B, outputs). 0 for whatever it is told before it is
+    trained."""
+
+    def __init__(self, numbers: int, outputs: int, hidden: int = 64):
+        super().__init__()
+        self.map = nn.Sequential(nn.Linear(2 * numbers, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+        nn.init.zeros_(self.map[-1].weight)
+        nn.init.zeros_(self.map[-1].bias)
+
+    def forward(self, values: Tensor) -> Tensor:
+        told = ~values.isnan()
+        return self.map(torch.cat([torch.where(told, values, 0.0), told.to(values)], -1))

@@ -20,13 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unisci.networks.embedding import TimeEmbedding
+from unisci.networks.embedding import NumberEmbedding, TimeEmbedding
 from unisci.order import Order
+
+CONDITION = "condition"  # the condition (B, C) of a batch: numbers about the whole graph, nan where not told
 
 
 @dataclass(frozen=True)
 class GraphTransformerConfig:
-    """Sizes: atom and bond states put in, classes put out, widths, and how far ranks and degrees are told apart."""
+    """Sizes: atom and bond states put in, classes put out, widths, how far ranks and degrees are told apart, and
+    how many numbers about the whole graph it may be told."""
 
     site_states: int
     pair_states: int
@@ -40,6 +43,7 @@ class GraphTransformerConfig:
     ranks: int = 16
     degrees: int = 8
     causal: bool = False
+    conditions: int = 0
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -146,13 +150,15 @@ class GraphTrunk(nn.Module):
     """Embeds a noised graph and runs the layers: state, t, mask, given, order -> x (B, N, D), e (B, N, N, C).
 
     state: "atom" (B, N) and "bond" (B, N, N) indices, or weights over the states, floats with an axis more; t: a time
-    per site and per pair, 0 where clean; given: "degree" (B, N), each site's degree within its own and earlier blocks;
-    order: rank (B, N), and which sites are noised copies.
+    per site and per pair, 0 where clean; given: "degree" (B, N), each site's degree within its own and earlier blocks,
+    and "condition" (B, config.conditions), nan where not told, as is all of it where it is not given; order: rank
+    (B, N), and which sites are noised copies. everywhere: all sites are told the condition; else those at noise alone,
+    so that what is remembered of finished ones holds for every condition.
     """
 
-    def __init__(self, config: GraphTransformerConfig):
+    def __init__(self, config: GraphTransformerConfig, everywhere: bool = False):
         super().__init__()
-        c, self.config = config, config
+        c, self.config, self.everywhere = config, config, everywhere
         self.site = nn.Embedding(c.site_states, c.width)
         self.rank = nn.Embedding(c.ranks, c.width)
         self.degree = nn.Embedding(c.degrees, c.width)
@@ -162,6 +168,8 @@ class GraphTrunk(nn.Module):
         self.relative = nn.Embedding(2 * c.ranks, c.pair_width)  # rank difference; the last row marks the diagonal
         self.pair_noised = nn.Embedding(2, c.pair_width)
         self.layers = nn.ModuleList(Layer(c.width, c.pair_width, c.heads, c.product) for _ in range(c.layers))
+        if c.conditions:
+            self.condition = NumberEmbedding(c.conditions, c.width)
 
     def forward(
         self,
@@ -204,7 +212,17 @@ class GraphTrunk(nn.Module):
         c = self.config
         x = _look_up(self.site, state["atom"]) + self.rank(order.rank.clamp(0, c.ranks - 1))
         x = x + self.degree(given["degree"].clamp(max=c.degrees - 1))
-        return x + self.noised((t["atom"] > 0).long()) + self.time(t["atom"])
+        x = x + self.noised((t["atom"] > 0).long()) + self.time(t["atom"])
+        return x + self._told(t["atom"], given).to(x) if c.conditions else x
+
+    def _told(self, t: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """What each site is told of the condition, (B, N, D)."""
+        b, c = len(t), self.config.conditions
+        values = given.get(CONDITION, t.new_full((b, c), float("nan")))
+        if values.shape != (b, c):
+            raise ValueError(f"this network takes conditions {(b, c)}, got {tuple(values.shape)}")
+        told = self.condition(values.to(self.site.weight))[:, None]
+        return told.expand(*t.shape, -1) if self.everywhere else told * (t > 0)[..., None]
 
     def _embed_pairs(self, state: dict[str, Tensor], t: dict[str, Tensor], order: Order) -> Tensor:
         ranks = self.config.ranks
@@ -268,7 +286,7 @@ class GraphHead(nn.Module):
 
     def __init__(self, config: GraphTransformerConfig, outputs: int):
         super().__init__()
-        self.trunk = GraphTrunk(config)
+        self.trunk = GraphTrunk(config, everywhere=True)
         self.out = _head(config.width + config.pair_width, outputs)
 
     def forward(
