@@ -7,7 +7,7 @@ from tests.oracles import GaussianOracle, normal, three_modes
 from tests.solvers.test_program import Counting
 from unisci.processes.gaussian import VE, VP
 from unisci.rng import Rng
-from unisci.solvers.directions import by_direction, refine_directions
+from unisci.solvers.directions import Directional, by_direction, refine_directions
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver, run
 from unisci.solvers.refine import Problem
@@ -110,3 +110,15 @@ def test_what_does_not_fit_is_refused(modes):
     other = GaussianOracle(VE(), 0.0, 1.0)
     with pytest.raises(ValueError, match="was made for"):
         sample(other, modes.noises, ours.times, ours, Rng(0, torch.arange(1280)))
+
+
+def test_a_step_by_hand():
+    """One step of y -> g y + (e^lam' - e^lam) w E + b in turned axes, landing on the clean value."""
+    process, q = VP(), rotation(2)
+    numbers = torch.tensor([[2.0, 3.0]], dtype=F64)
+    ours = Directional(process, (0.8, 0.3), q, numbers, numbers[None] / 7, numbers + 1)
+    law, x = GaussianOracle(process, 0.5, 1.0), normal(4, 2)
+    (a, a_next), (s, s_next) = process.level(torch.tensor([0.8, 0.3], dtype=F64))
+    clean = law(x, torch.tensor(0.8, dtype=F64))
+    y = (x @ q / s) * numbers + (a_next / s_next - a / s) * numbers / 7 * (clean @ q) + numbers + 1
+    torch.testing.assert_close(sample(law, x, ours.times, ours), y * s_next / a_next @ q.T)
