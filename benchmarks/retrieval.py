@@ -29,43 +29,29 @@ BATCH, LR = 128, 2e-3
 
 
 def examples(train: list[Crystal], reader: CandidateReader) -> list[Example]:
-    """Training rows by their number of species; rows that nothing fits teach nothing and are left out."""
-    groups: dict[int, list[int]] = {}
-    for i, crystal in enumerate(train):
-        groups.setdefault(len(species(crystal.numbers)[0]), []).append(i)
+    """Batches of training rows of like numbers of species; rows that nothing fits teach nothing and are left out."""
+    order = sorted(range(len(train)), key=lambda i: len(species(train[i].numbers)[0]))
     out = []
-    for group in groups.values():
-        parts = [_read(train, group[k : k + BATCH], reader) for k in range(0, len(group), BATCH)]
-        inputs = tuple(torch.cat(x) for x in zip(*(inputs for inputs, _ in parts), strict=True))
-        out.append((inputs, torch.cat([fit for _, fit in parts])))
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        candidates, inputs = propose(reader, [train[i].numbers for i in rows], [[i] for i in rows])
+        fit = torch.zeros(inputs[-1].shape)
+        for b, (i, found) in enumerate(zip(rows, candidates, strict=True)):
+            fit[b, : len(found)] = torch.from_numpy(fits(reader, train[i], found)).float()
+        useful = fit.amax(1) > 0.2
+        if bool(useful.any()):
+            inputs = [x[useful] for x in inputs]
+            inputs[3] = inputs[3].half()  # the pair densities, nearly all of the memory
+            out.append((tuple(inputs), fit[useful]))
     return out
 
 
-def _read(train: list[Crystal], rows: list[int], reader: CandidateReader) -> Example:
-    candidates, inputs = propose(reader, [train[i].numbers for i in rows], [[i] for i in rows])
-    fit = torch.zeros(inputs[-1].shape)
-    for b, (i, found) in enumerate(zip(rows, candidates, strict=True)):
-        fit[b, : len(found)] = torch.from_numpy(fits(reader, train[i], found)).float()
-    useful = fit.amax(1) > 0.2
-    inputs = [x[useful] for x in inputs]
-    inputs[3] = inputs[3].half()  # the pair densities, nearly all of the memory
-    return tuple(inputs), fit[useful]
-
-
 def shuffled(data: list[Example], epochs: int, seed: int) -> Iterator[tuple[float, Example]]:
-    """(share of the training done, batch): all rows in batches of one number of species, in random order, `epochs`
-    times."""
-    generator = torch.Generator().manual_seed(seed)
+    """(share of the training done, batch) of every batch in random order, `epochs` times."""
+    generator, total = torch.Generator().manual_seed(seed), epochs * len(data)
     for epoch in range(epochs):
-        rows = [
-            (group, part)
-            for group, (_, fit) in enumerate(data)
-            for part in torch.randperm(len(fit), generator=generator).split(BATCH)
-        ]
-        for k, at in enumerate(torch.randperm(len(rows), generator=generator).tolist()):
-            group, part = rows[at]
-            inputs, fit = data[group]
-            yield (epoch + k / len(rows)) / epochs, (tuple(x[part] for x in inputs), fit[part])
+        for k, i in enumerate(torch.randperm(len(data), generator=generator).tolist()):
+            yield (epoch * len(data) + k) / total, data[i]
 
 
 def train_ranker(data: list[Example], epochs: int, seed: int) -> TemplateRanker:
