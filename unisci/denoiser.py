@@ -23,7 +23,7 @@ from unisci.order import Order
 from unisci.processes.categorical import Categorical
 from unisci.processes.process import Process
 from unisci.processes.product import Product
-from unisci.processes.torus import Torus
+from unisci.processes.torus import Torus, TorusFlow, centred_target
 from unisci.rng import Rng
 from unisci.state import State, Time, pad, pick
 
@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
             alpha, sigma = (pad(v, value).to(value.dtype) for v in process.level(t[k]))
             d = self.scale.get(k, 1.0)
             v = alpha**2 * d**2 + sigma**2
-            torus = isinstance(process, Torus)
+            torus = isinstance(process, Torus | TorusFlow)
             inputs[k], skip[k] = (value, 1.0) if torus else (value / v.sqrt(), alpha * d**2 / v)
             out[k] = sigma * d / v.sqrt()
         f = self.network(inputs, t, mask, given, order, cache)
@@ -96,11 +96,19 @@ class Denoiser(nn.Module):
         product = self.product.to(batch.mask.device)
         return Bound(self, product.processes, batch.schema, batch.mask, batch.given, order, cache)
 
-    def loss(self, batch: Batch, rng: Rng, t: dict[str, Tensor] | None = None, order: Order | None = None) -> Tensor:
-        """Scalar: sum over fields and noised entries (a pair once), mean over samples; t defaults to uniform times."""
+    def loss(
+        self,
+        batch: Batch,
+        rng: Rng,
+        t: dict[str, Tensor] | None = None,
+        order: Order | None = None,
+        noisy: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Scalar: sum over fields and noised entries (a pair once), mean over samples; t defaults to uniform times,
+        noisy to a draw of the product's."""
         product = self.product.to(batch.mask.device)
         t = t or product.times(rng)
-        noisy = product.perturb(batch.state, t, rng)
+        noisy = noisy or product.perturb(batch.state, t, rng)
         noisy = {k: torch.where(pad(batch.exists(k), v), v, batch.state[k]) for k, v in noisy.items()}
         predicted = self(noisy, t, batch.mask, batch.given, order)
         terms = [self._field_loss(k, predicted[k], noisy[k], batch, t[k], product) for k in noisy]
@@ -117,8 +125,8 @@ class Denoiser(nn.Module):
             counts = counts & process.learnable(noisy, t)
             return F.cross_entropy(predicted[counts], clean[counts], reduction="sum")
         moving = pad(t > 0, counts).expand_as(counts)
-        if isinstance(process, Torus):
-            clean = process.centred_target(clean, noisy, t, moving, counts)
+        if isinstance(process, Torus | TorusFlow):
+            clean = centred_target(process, clean, noisy, t, moving, counts)
         alpha, sigma = (pad(v, clean) for v in process.level(t))
         d = self.scale.get(k, 1.0)
         weight = (alpha**2 * d**2 + sigma**2) / (sigma * d).clamp(min=1e-4) ** 2

@@ -6,10 +6,12 @@ import torch
 
 from unisci.autoregression.crystals import (
     ASSIGN,
+    COMPOSE,
+    FROM_TEMPLATE,
     PREDICT,
     TEMPLATE_FIELDS,
-    UNIFORM_DEVIATION,
     CrystalModel,
+    _mirrored,
     crystal_product,
     templates,
 )
@@ -18,6 +20,7 @@ from unisci.denoiser import Denoiser
 from unisci.domains.crystal import CRYSTAL_FIELDS, ELEMENTS, Crystal
 from unisci.lattice import wrap
 from unisci.networks.atom_transformer import AtomTransformer, AtomTransformerConfig
+from unisci.processes.torus import UNIFORM_DEVIATION
 from unisci.rng import Rng
 
 CRYSTALS = [
@@ -27,10 +30,10 @@ CRYSTALS = [
 ]
 
 
-def model(seed: int = 0, width: int = 16) -> CrystalModel:
-    torch.manual_seed(seed)
+def model(width: int = 16, untrained: bool = False) -> CrystalModel:
+    torch.manual_seed(0)
     net = AtomTransformer(AtomTransformerConfig(width=width, layers=2, heads=4, edge=16, radial=8, templates=True))
-    for p in net.parameters():  # the heads start at zero, which would hide what they read
+    for p in () if untrained else net.parameters():  # the heads start at zero, which would hide what they read
         torch.nn.init.normal_(p, std=0.1)
     denoiser = Denoiser(net, crystal_product(CRYSTAL_FIELDS, len(ELEMENTS)), {"position": UNIFORM_DEVIATION})
     return CrystalModel(denoiser, torch.tensor([0, 0, 1, 1, 0, 2])).eval()
@@ -55,13 +58,54 @@ def test_training_times_are_of_the_tasks():
     t = model().times(Rng(0, torch.arange(n)))
     predict = (t["atom"] == 0) & (t["position"] > 0)
     assign = (t["position"] == 0) & (t["cell"] == 0)
+    compose = (t["position"] == 1) & (t["cell"] == 1)
     together = (t["atom"] == t["position"]) & (t["position"] == t["cell"])
-    apart = (t["atom"] != t["position"]) & ~predict & ~assign
-    rest = 1 - PREDICT - ASSIGN
-    for rows, share in ((predict, PREDICT), (assign, ASSIGN), (together, rest * 3 / 4), (apart, rest / 4)):
+    apart = (t["atom"] != t["position"]) & ~predict & ~assign & ~compose
+    rest = (1 - PREDICT - ASSIGN - COMPOSE) / 2
+    shares = ((predict, PREDICT), (assign, ASSIGN), (compose, COMPOSE), (together, rest), (apart, rest))
+    for rows, share in shares:
         assert float(rows.float().mean()) == pytest.approx(share, abs=0.012)
     assert bool((t["position"][predict] == t["cell"][predict]).all()) and bool((t["atom"][assign] > 0).all())
     assert not bool((assign & predict).any()) and float(torch.stack(list(t.values())).max()) <= 1
+
+
+def test_who_is_told_a_template_predicts_from_it():
+    told = torch.arange(1000) % 2 == 0
+    t, plain = (model().times(Rng(0, torch.arange(1000)), who) for who in (told, None))
+    assert float(t["atom"][told].abs().max()) == 0 and torch.equal(t["position"][told], t["cell"][told])
+    assert 0.9 * FROM_TEMPLATE < float(t["position"][told].max()) <= FROM_TEMPLATE
+    assert all(torch.equal(t[k][~told], plain[k][~told]) for k in t)
+
+
+def test_the_way_from_a_template_starts_where_prediction_starts():
+    m, batch = model(), with_templates(Crystal.batch(CRYSTALS), k=1)
+    given = templates(batch, torch.tensor([-1, 0, 0]))
+    given["template_position"] = batch.state["position"] + 0.1
+    batch = Batch(CRYSTAL_FIELDS | TEMPLATE_FIELDS, batch.state, batch.mask, given, batch.ids)
+    for share in (1.0, 0.5):
+        t = {"atom": torch.zeros(3)} | {k: torch.full((3,), FROM_TEMPLATE * share) for k in ("position", "cell")}
+        x = m._noised(batch, t, Rng(0, batch.ids))
+        gap = wrap(x["position"] - batch.state["position"])[1:][batch.mask[1:]] - share * 0.1
+        assert 0.01 < float(gap.abs().max()) <= share * FROM_TEMPLATE / 2 + 1e-6
+    alone = m.denoiser.product.processes["cell"].perturb(batch.state["cell"], t["cell"], Rng(0, batch.ids), "cell", 0)
+    alpha = m.denoiser.product.processes["cell"].level(t["cell"])[0]
+    moved = 0.5 * alpha[:, None] * (given["template_cell"] - batch.state["cell"])
+    torch.testing.assert_close(x["cell"] - alone, torch.where(torch.tensor([[0], [1], [1]]) > 0, moved, 0.0))
+
+
+def test_training_mirrors_half_of_the_crystals_with_their_templates():
+    batch = with_templates(Crystal.batch(CRYSTALS * 100), k=1)
+    batch = Batch(
+        CRYSTAL_FIELDS | TEMPLATE_FIELDS, batch.state, batch.mask, templates(batch, torch.zeros(300).long()), batch.ids
+    )
+    out = _mirrored(batch, Rng(0, batch.ids))
+    flipped = (out.state["position"] == -batch.state["position"]).all((1, 2)) & (batch.state["position"] != 0).any(
+        (1, 2)
+    )
+    sign = torch.where(flipped, -1.0, 1.0)[:, None, None]
+    assert 0.4 < float(flipped.float().mean()) < 0.6
+    assert torch.equal(out.state["position"], sign * batch.state["position"])
+    assert torch.equal(out.given["template_position"], sign * batch.given["template_position"])
 
 
 def test_one_template_of_each_sample():
@@ -126,7 +170,7 @@ def test_it_learns_one_crystal():
 
     from unisci.training.fit import FitConfig, fit
 
-    m = CrystalModel(model(width=32).denoiser, torch.tensor([0, 0, 0, 0, 0, 1]))
+    m = CrystalModel(model(width=48, untrained=True).denoiser, torch.tensor([0, 0, 0, 0, 0, 1]))
     data = Crystal.batch(CRYSTALS[:1] * 64)
     trained = fit(m, data, FitConfig(600, batch_size=64, lr=3e-3, ema=0.98, checkpoint_every=0), progress=False).eval()
     out = Crystal.unbatch(trained.predict(data[slice(0, 20)], Rng(1, torch.arange(20)), steps=20))

@@ -1,6 +1,7 @@
 """The torus against the wrapped normal's own density, and the linear solvers on it against a lattice of images."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from hypothesis import strategies as st
 
 from unisci.lattice import wrap
 from unisci.processes.gaussian import EDM, VE, VP
-from unisci.processes.torus import Torus
+from unisci.processes.torus import UNIFORM_DEVIATION, Torus, TorusFlow, aligned, centred_target
 from unisci.rng import Rng
 from unisci.solvers.grids import grid
 from unisci.solvers.program import compile_solver, run
 
-TORUS = Torus()
+TORUS, FLOW = Torus(), TorusFlow()
 
 
 def log_wrapped(x: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -108,7 +109,7 @@ def test_centred_target_leaves_out_the_shift_of_what_moves_as_a_whole():
     moving[2, 0] = False
     t = torch.full((3,), 0.2)
     x = TORUS.perturb(clean, t, Rng(0, ids), axes=1)
-    whole, out = TORUS.target(clean, x, t), TORUS.centred_target(clean, x, t, moving, exists)
+    whole, out = TORUS.target(clean, x, t), centred_target(TORUS, clean, x, t, moving, exists)
     for i in (0, 1):
         shift = (out - x)[i][exists[i]].mean(0)
         torch.testing.assert_close(shift, torch.zeros(3), atol=1e-6, rtol=0)
@@ -123,3 +124,77 @@ def test_centred_target_leaves_out_the_shift_of_what_moves_as_a_whole():
 def test_a_base_that_is_no_process_of_the_torus_is_refused(base, what):
     with pytest.raises(ValueError, match=what):
         Torus(base)
+
+
+@given(st.floats(0, 1), st.integers(0, 1000))
+def test_the_flow_is_the_geodesic(t, seed):
+    g = torch.Generator().manual_seed(seed)
+    clean, noise = torch.rand(2, 1, 4, 3, dtype=torch.float64, generator=g)
+    x = FLOW.between(clean, noise, torch.tensor([t], dtype=torch.float64))
+    torch.testing.assert_close(wrap(x - clean).norm(dim=-1), t * wrap(noise - clean).norm(dim=-1), atol=1e-9, rtol=0)
+    torch.testing.assert_close(wrap(noise - x), (1 - t) * wrap(noise - clean), atol=1e-9, rtol=0)
+    assert bool(((x >= 0) & (x < 1)).all())
+    gap = FLOW.target(clean, x, torch.tensor([t])) - x
+    torch.testing.assert_close(gap, -t * wrap(noise - clean), atol=1e-9, rtol=0)
+
+
+def test_the_flow_ends_in_the_uniform_law_and_starts_bit_for_bit():
+    ids = torch.arange(20_000)
+    clean = torch.full((len(ids), 1, 1), 0.7)
+    t = torch.ones(len(ids))
+    t[:3] = 0
+    x = FLOW.perturb(clean, t, Rng(0, ids), axes=1)
+    assert torch.equal(x[:3], clean[:3])
+    assert float(x[3:].var()) == pytest.approx(UNIFORM_DEVIATION**2, abs=0.002)
+    alpha, sigma = FLOW.level(torch.tensor(0.4))
+    n = wrap(FLOW.perturb(clean, torch.full((len(ids),), 0.4), Rng(0, ids), axes=1) - clean)
+    assert float(alpha) == 1 and float(n.std()) == pytest.approx(float(sigma), rel=0.02)
+    assert float(FLOW.time(-sigma.double().log())) == pytest.approx(0.4)
+
+
+class TwoSitesFlow:
+    """Exact denoiser of the flow to .3 with weight 1/4 and .8 with weight 3/4: the images within t / 2 of x."""
+
+    process, schema = FLOW, None
+    points, weights = TwoSites.points, TwoSites.weights
+
+    def __call__(self, x, t):
+        gap = wrap(self.points - x[..., None])
+        weight = self.weights * (gap.abs() <= t / 2 + 1e-9)
+        return x + (weight * gap).sum(-1) / weight.sum(-1).clamp(min=1e-9)
+
+
+def test_linear_solvers_draw_from_the_law_by_the_flow():
+    ids = torch.arange(20_000)
+    x = FLOW.prior(torch.zeros(len(ids), dtype=torch.float64), Rng(0, ids)).double()
+    program = compile_solver(FLOW, torch.linspace(1, 0, 201, dtype=torch.float64), "ddim")
+    out = run(TwoSitesFlow(), x, program)
+    assert float((wrap(out - 0.3).abs() < 0.02).double().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float((wrap(out - 0.8).abs() < 0.02).double().mean()) == pytest.approx(0.75, abs=0.02)
+
+
+def test_noise_that_is_the_crystal_exchanged_and_shifted_is_aligned_to_it():
+    clean = torch.rand(2, 5, 3, dtype=torch.float64)
+    kind = torch.tensor([[0, 0, 1, 1, 1], [2, 2, 2, 0, 9]])
+    exists = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]], dtype=torch.bool)
+    noise = clean[:, [1, 0, 4, 2, 3]].clone()
+    noise[1] = clean[1][[2, 0, 1, 3, 4]]
+    out = aligned(noise + 0.01, clean, kind, exists)
+    assert float(wrap(out - clean)[exists].abs().max()) < 1e-9
+
+
+def test_alignment_exchanges_only_sites_of_a_kind_and_comes_near_the_best():
+    g = torch.Generator().manual_seed(0)
+    clean, noise = torch.rand(2, 40, 4, 3, dtype=torch.float64, generator=g)
+    kind = torch.tensor([0, 0, 0, 1]).expand(40, 4)
+    exists = torch.ones(40, 4, dtype=torch.bool)
+    out = aligned(noise, clean, kind, exists)
+    costs, best = wrap(out - clean).pow(2).sum((1, 2)), []
+    for e, x, o in zip(noise, clean, out, strict=True):
+        shapes = [wrap(e[[*p, 3]] - e[3] - (o - o[3])).abs().max() for p in permutations(range(3))]
+        assert float(min(shapes)) < 1e-9  # the noise itself, exchanged within the kind and shifted
+        shifts = x[3] - e[3] + torch.cartesian_prod(*[torch.linspace(-0.45, 0.45, 10).double()] * 3)[:, None]
+        each = [wrap(e[[*p, 3]] + shifts - x).pow(2).sum((1, 2)).min() for p in permutations(range(3))]
+        best.append(min(each))
+    assert float(costs.mean()) < 1.25 * float(torch.stack(best).mean())
+    assert float(costs.mean()) < 0.55 * float(wrap(noise - clean).pow(2).sum((1, 2)).mean())

@@ -1,11 +1,16 @@
 """One model of crystals for structure prediction, type assignment and new crystals: a time for each field.
 
     t = (t_atom, t_position, t_cell):   (0, s, s) predicts a structure of given atoms, (s, 0, 0) assigns atoms to given
-    sites, (s, s, s) makes new crystals; training draws all of them, and all three times apart.
+    sites, (s, 1, 1) composes, (s, s, s) makes all at once; training draws all of them, and all three times apart.
 
-Types by absorbing diffusion, positions on the torus (DiffCSP, arXiv 2309.04475), the cell by six Gaussian numbers (see
-`unisci.lattice`). Any-to-any training by separate times as in UniDiffuser (arXiv 2303.06555). A network may read a
-template, the known crystal that retrieval found (`unisci.domains.templates`), or none.
+Types by absorbing diffusion, positions by a flow on the torus with aligned noise (`unisci.processes.torus`), the cell
+by six Gaussian numbers (see `unisci.lattice`). Any-to-any training by separate times as in UniDiffuser (arXiv
+2303.06555). A network may read a template y, the known crystal that retrieval found (`unisci.domains.templates`). The
+flow then starts at t_0 = FROM_TEMPLATE from the template noised to t_0, and is trained on the way from there:
+
+    y_0 = y + t_0 wrap(e - y),   x_t = x + (t / t_0) wrap(y_0 - x),   0 < t < t_0
+
+so that it learns when to keep what was found and when to leave it.
 """
 
 from collections.abc import Callable
@@ -19,15 +24,15 @@ from unisci.denoiser import Denoiser
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import Cosine
 from unisci.processes.product import Product
-from unisci.processes.torus import Torus
+from unisci.processes.torus import UNIFORM_DEVIATION, TorusFlow, aligned
 from unisci.rng import Rng
 from unisci.solvers.program import compile_solver
 from unisci.solvers.sample import Together, sample
 from unisci.solvers.tokens import Ancestral
-from unisci.state import State, Time
+from unisci.state import State, Time, pad
 
-UNIFORM_DEVIATION = 0.2887  # of a fractional coordinate
-PREDICT, ASSIGN = 0.5, 0.05  # of the training draws; a quarter of the rest has three times, the others one
+FROM_TEMPLATE = 0.25
+PREDICT, ASSIGN, COMPOSE = 0.7, 0.04, 0.16  # of the training draws; half of the rest has three times, the others one
 
 TEMPLATE_FIELDS: Schema = {
     "template_position": Field("site", (3,)),
@@ -39,7 +44,7 @@ TEMPLATE_FIELDS: Schema = {
 def crystal_product(schema: Schema, classes: int) -> Product:
     """The processes of "atom", "position" and "cell"."""
     fields = {k: schema[k] for k in ("atom", "position", "cell")}
-    return Product({"atom": absorbing(classes), "position": Torus(), "cell": Cosine()}, fields)
+    return Product({"atom": absorbing(classes), "position": TorusFlow(), "cell": Cosine()}, fields)
 
 
 def templates(batch: Batch, choice: Tensor) -> dict[str, Tensor]:
@@ -56,6 +61,16 @@ def templates(batch: Batch, choice: Tensor) -> dict[str, Tensor]:
     }
 
 
+def _mirrored(batch: Batch, rng: Rng) -> Batch:
+    """Half of the crystals inverted, x -> -x, which is as good a crystal of the same cell."""
+    flip = (rng.uniform("mirror", 0, (len(batch),), 0) < 0.5)[:, None, None]
+    state, given = dict(batch.state), dict(batch.given)
+    for fields, name in ((state, "position"), (given, "template_position")):
+        if name in fields:
+            fields[name] = torch.where(flip, -fields[name], fields[name])
+    return Batch(batch.schema, state, batch.mask, given, batch.ids)
+
+
 @dataclass(frozen=True)
 class Still:
     """The solver of a field that is given: nothing moves."""
@@ -68,22 +83,31 @@ class CrystalModel(nn.Module):
     """denoiser: of "atom", "position" and "cell"; sizes (N + 1,): counts of crystals by number of sites;
     without: the share of training examples that see no template."""
 
-    def __init__(self, denoiser: Denoiser, sizes: Tensor, without: float = 0.4):
+    def __init__(self, denoiser: Denoiser, sizes: Tensor, without: float = 0.7):
         super().__init__()
         self.denoiser, self.without = denoiser, without
         self.register_buffer("sizes", sizes.float())
 
-    def times(self, rng: Rng) -> dict[str, Tensor]:
-        """Training times (B,) by field; see the module."""
+    def times(self, rng: Rng, told: Tensor | None = None) -> dict[str, Tensor]:
+        """Training times (B,) by field; told (B,) bool: who has a template, which is read for prediction alone."""
         b = len(rng.ids)
         task = rng.uniform("task", 0, (b,), 0)
         shared, atom, position = (1e-3 + (1 - 1e-3) * rng.uniform(f"time {k}", 0, (b,), 0) for k in "abc")
-        zero = torch.zeros_like(shared)
-        predict, assign = task < PREDICT, (task >= PREDICT) & (task < PREDICT + ASSIGN)
-        apart = task > 1 - (1 - PREDICT - ASSIGN) / 4
+        zero, one = torch.zeros_like(shared), torch.ones_like(shared)
+        edges = torch.tensor([PREDICT, PREDICT + ASSIGN, PREDICT + ASSIGN + COMPOSE], device=task.device)
+        which = torch.bucketize(task, edges, right=True)
+        predict, assign, compose = which == 0, which == 1, which == 2
+        apart = task > (1 + PREDICT + ASSIGN + COMPOSE) / 2
+        if told is not None:
+            predict, assign, compose, apart = predict | told, assign & ~told, compose & ~told, apart & ~told
+            shared = torch.where(told, shared * FROM_TEMPLATE, shared)
         t_atom = torch.where(predict, zero, torch.where(apart, atom, shared))
-        t_position = torch.where(assign, zero, torch.where(apart, position, shared))
-        return {"atom": t_atom, "position": t_position, "cell": torch.where(assign, zero, shared)}
+        t_position = torch.where(assign, zero, torch.where(apart, position, torch.where(compose, one, shared)))
+        return {
+            "atom": t_atom,
+            "position": t_position,
+            "cell": torch.where(assign, zero, torch.where(compose, one, shared)),
+        }
 
     def loss(self, batch: Batch, rng: Rng) -> Tensor:
         """Scalar training loss of crystals, mean over samples; a template is drawn among the K that the batch gives."""
@@ -94,8 +118,28 @@ class CrystalModel(nn.Module):
             choice = torch.where(u[:, 0] < self.without, -1, (u[:, 1] * k).long())
             given = templates(batch, choice)
         schema = {k: batch.schema[k] for k in batch.state} | TEMPLATE_FIELDS
-        batch = Batch(schema, batch.state, batch.mask, given, batch.ids)
-        return self.denoiser.loss(batch, rng.at(0), self.times(rng))
+        batch = _mirrored(Batch(schema, batch.state, batch.mask, given, batch.ids), rng)
+        told = batch.given["template_distance"] >= 0 if given else None
+        t = self.times(rng, told)
+        return self.denoiser.loss(batch, rng.at(0), t, noisy=self._noised(batch, t, rng.at(0)))
+
+    def _noised(self, batch: Batch, t: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
+        """x_t: positions on the way to aligned noise, or to the noised template; the cell as its process says."""
+        product = self.denoiser.product.to(batch.mask.device)
+        flow, clean, given = product.processes["position"], batch.state["position"], batch.given
+        noisy = product.perturb(batch.state, t, rng)
+        noise = flow.prior(clean, rng, "position", batch.schema["position"].axes)
+        x = flow.between(clean, aligned(noise, clean, noisy["atom"], batch.mask), t["position"])
+        if given:
+            start = torch.full_like(t["position"], FROM_TEMPLATE)
+            begin = flow.between(given["template_position"], noise, start)
+            told = given["template_distance"] >= 0
+            share = (t["cell"] / FROM_TEMPLATE).clamp(max=1)
+            x = torch.where(told[:, None, None], flow.between(clean, begin, share), x)
+            alpha = pad(product.processes["cell"].level(t["cell"])[0], noisy["cell"])
+            shift = alpha * share[:, None] * (given["template_cell"] - batch.state["cell"])
+            noisy["cell"] = noisy["cell"] + torch.where(told[:, None], shift, 0.0)
+        return noisy | {"position": x}
 
     @torch.no_grad()
     def predict(
