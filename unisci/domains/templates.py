@@ -17,6 +17,7 @@ import numpy as np
 
 from unisci.domains.crystal import Crystal
 from unisci.domains.elements import distances
+from unisci.domains.symmetry import SYMPREC, spacegroup
 
 MOST_ASSIGNMENTS = 5040  # of equally frequent species that are all tried, 7!; beyond, the best is found one by one
 SMALLEST_ATOM = 1.0  # cubic angstrom; an element that the fit gives less has too few examples and takes the mean
@@ -43,12 +44,15 @@ class Template:
 
 @dataclass(frozen=True, eq=False)
 class TemplateLibrary:
-    """Known crystals as arrays: numbers (A,), fractional (A, 3) float32, offsets (M + 1,), lattice (M, 3, 3)."""
+    """Known crystals as arrays: numbers (A,), fractional (A, 3) float32, offsets (M + 1,), lattice (M, 3, 3).
+
+    groups (M,): their space groups within SYMPREC where they are known already, see `spacegroups`."""
 
     numbers: np.ndarray
     fractional: np.ndarray
     offsets: np.ndarray
     lattice: np.ndarray
+    groups: np.ndarray | None = None
 
     @classmethod
     def from_crystals(cls, crystals: Iterable[Crystal]) -> "TemplateLibrary":
@@ -69,6 +73,30 @@ class TemplateLibrary:
     def __getitem__(self, row: int) -> Crystal:
         part = slice(self.offsets[row], self.offsets[row + 1])
         return Crystal(self.numbers[part].astype(np.int64), self.fractional[part].astype(np.float64), self.lattice[row])
+
+    def select(self, rows: np.ndarray) -> "TemplateLibrary":
+        """The library of these rows (indices or a mask). It keeps the volumes per element, for it has fewer examples.
+
+        Raises ValueError where there are none."""
+        rows = np.arange(len(self))[rows]
+        if not len(rows):
+            raise ValueError("the selection has no crystals")
+        sites = np.concatenate([np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows])
+        offsets = np.cumsum([0, *np.diff(self.offsets)[rows]])
+        groups = None if self.groups is None else self.groups[rows]
+        chosen = TemplateLibrary(self.numbers[sites], self.fractional[sites], offsets, self.lattice[rows], groups)
+        vars(chosen)["atomic_volumes"] = self.atomic_volumes
+        return chosen
+
+    def spacegroups(self, symprec: float = SYMPREC) -> np.ndarray:
+        """(M,) int: numbers of the space groups within symprec (angstrom), 0 where none is found; found once."""
+        if symprec not in self._spacegroups:
+            self._spacegroups[symprec] = np.array([spacegroup(self[row], symprec) for row in range(len(self))])
+        return self._spacegroups[symprec]
+
+    @cached_property
+    def _spacegroups(self) -> dict[float, np.ndarray]:
+        return {} if self.groups is None else {SYMPREC: self.groups}
 
     @cached_property
     def volumes(self) -> np.ndarray:

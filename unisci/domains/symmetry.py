@@ -1,0 +1,56 @@
+"""Space groups of crystals, and their standard cells, by moyo (the successor of spglib, in Rust).
+
+A crystal has the symmetry (W, w) where every site x finds its image, |W x + w - x'| <= symprec (angstrom), x' of the
+same element. On some needles and sheets moyo's search never ends: seen from symprec * longest / shortest^2 = 0.35 on,
+longest and shortest (height) of the reduced cell in angstrom. Those are refused; crystals have about 0.01 there.
+"""
+
+import numpy as np
+
+from unisci.domains.crystal import Crystal, CrystalError
+
+SYMPREC = 0.01  # angstrom
+FLATTEST = 0.25  # symprec * longest / shortest^2
+
+
+def spacegroup(crystal: Crystal, symprec: float = SYMPREC) -> int:
+    """The number of the space group, 1 to 230; 0 where none is found. Raises ValueError where symprec <= 0."""
+    _check(symprec)
+    try:
+        return _dataset(crystal, symprec).number
+    except CrystalError:
+        return 0
+
+
+def standardized(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int, str]:
+    """The conventional cell in the standard setting, its sites and axes moved (by about symprec) to where the symmetry
+    has them; the number of its space group; the Hermann-Mauguin symbol, such as "Fm-3m".
+
+    Raises CrystalError where no symmetry is found, ValueError where symprec <= 0.
+    """
+    _check(symprec)
+    from moyopy import SpaceGroupType
+
+    found = _dataset(crystal, symprec)
+    cell = found.std_cell
+    symbol = SpaceGroupType(found.number).hm_short.replace(" ", "")
+    return Crystal(np.array(cell.numbers), np.array(cell.positions), np.array(cell.basis)), found.number, symbol
+
+
+def _check(symprec: float) -> None:
+    if not symprec > 0:
+        raise ValueError(f"symprec is {symprec}: give a distance above 0 angstrom, such as {SYMPREC}")
+
+
+def _dataset(crystal: Crystal, symprec: float):
+    from moyopy import Cell, MoyoDataset, niggli_reduce
+
+    lattice = crystal.lattice.tolist()
+    try:
+        reduced = np.array(niggli_reduce(lattice)[0])
+        heights = 1 / np.linalg.norm(np.linalg.inv(reduced), axis=0)  # no period of the lattice is shorter
+        if symprec * np.linalg.norm(reduced, axis=1).max() > FLATTEST * heights.min() ** 2:
+            raise ValueError(f"the cell is too flat, {heights.min():.3g} angstrom")
+        return MoyoDataset(Cell(lattice, crystal.fractional.tolist(), crystal.numbers.tolist()), symprec=symprec)
+    except ValueError as error:
+        raise CrystalError(f"no space group within {symprec:g} angstrom: {error}") from error
