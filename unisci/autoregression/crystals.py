@@ -5,15 +5,11 @@
 
 Types by absorbing diffusion, positions by a flow on the torus with aligned noise (`unisci.processes.torus`), the cell
 by six Gaussian numbers (see `unisci.lattice`). Any-to-any training by separate times as in UniDiffuser (arXiv
-2303.06555). A network may read a template y, the known crystal that retrieval found (`unisci.domains.templates`). The
-flow then starts at t_0 = FROM_TEMPLATE from the template noised to t_0, and is trained on the way from there:
-
-    y_0 = y + t_0 wrap(e - y),   x_t = x + (t / t_0) wrap(y_0 - x),   0 < t < t_0
-
-so that it learns when to keep what was found and when to leave it.
+2303.06555). A network may read a template, the known crystal that retrieval found (`unisci.domains.templates`); it
+then learns the last stretch alone, times up to FROM_TEMPLATE, from which `predict` refines the noised template. There
+positions keep their places (noise of a few tenths of an angstrom) and the cell is drawn nearly anew.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +25,9 @@ from unisci.rng import Rng
 from unisci.solvers.program import compile_solver
 from unisci.solvers.sample import Together, sample
 from unisci.solvers.tokens import Ancestral
-from unisci.state import State, Time, pad
+from unisci.state import State, Time
 
-FROM_TEMPLATE = 0.25
+FROM_TEMPLATE = {"position": 0.1, "cell": 0.3}
 PREDICT, ASSIGN, COMPOSE = 0.7, 0.04, 0.16  # of the training draws; half of the rest has three times, the others one
 
 TEMPLATE_FIELDS: Schema = {
@@ -100,14 +96,12 @@ class CrystalModel(nn.Module):
         apart = task > (1 + PREDICT + ASSIGN + COMPOSE) / 2
         if told is not None:
             predict, assign, compose, apart = predict | told, assign & ~told, compose & ~told, apart & ~told
-            shared = torch.where(told, shared * FROM_TEMPLATE, shared)
-        t_atom = torch.where(predict, zero, torch.where(apart, atom, shared))
-        t_position = torch.where(assign, zero, torch.where(apart, position, torch.where(compose, one, shared)))
-        return {
-            "atom": t_atom,
-            "position": t_position,
+        t = {
+            "atom": torch.where(predict, zero, torch.where(apart, atom, shared)),
+            "position": torch.where(assign, zero, torch.where(apart, position, torch.where(compose, one, shared))),
             "cell": torch.where(assign, zero, torch.where(compose, one, shared)),
         }
+        return t if told is None else t | {k: torch.where(told, v * t[k], t[k]) for k, v in FROM_TEMPLATE.items()}
 
     def loss(self, batch: Batch, rng: Rng) -> Tensor:
         """Scalar training loss of crystals, mean over samples; a template is drawn among the K that the batch gives."""
@@ -124,21 +118,14 @@ class CrystalModel(nn.Module):
         return self.denoiser.loss(batch, rng.at(0), t, noisy=self._noised(batch, t, rng.at(0)))
 
     def _noised(self, batch: Batch, t: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
-        """x_t: positions on the way to aligned noise, or to the noised template; the cell as its process says."""
+        """x_t, positions on the way to aligned noise where no template says where they are."""
         product = self.denoiser.product.to(batch.mask.device)
-        flow, clean, given = product.processes["position"], batch.state["position"], batch.given
+        flow, clean = product.processes["position"], batch.state["position"]
         noisy = product.perturb(batch.state, t, rng)
         noise = flow.prior(clean, rng, "position", batch.schema["position"].axes)
         x = flow.between(clean, aligned(noise, clean, noisy["atom"], batch.mask), t["position"])
-        if given:
-            start = torch.full_like(t["position"], FROM_TEMPLATE)
-            begin = flow.between(given["template_position"], noise, start)
-            told = given["template_distance"] >= 0
-            share = (t["cell"] / FROM_TEMPLATE).clamp(max=1)
-            x = torch.where(told[:, None, None], flow.between(clean, begin, share), x)
-            alpha = pad(product.processes["cell"].level(t["cell"])[0], noisy["cell"])
-            shift = alpha * share[:, None] * (given["template_cell"] - batch.state["cell"])
-            noisy["cell"] = noisy["cell"] + torch.where(told[:, None], shift, 0.0)
+        if batch.given:
+            x = torch.where((batch.given["template_distance"] >= 0)[:, None, None], noisy["position"], x)
         return noisy | {"position": x}
 
     @torch.no_grad()
@@ -148,27 +135,25 @@ class CrystalModel(nn.Module):
         rng: Rng,
         steps: int = 20,
         solver: str = "dpm++2m",
-        start: float = 1.0,
+        start: dict[str, float] | None = None,
         times: Tensor | None = None,
-        on_step: Callable[[int], None] | None = None,
     ) -> Batch:
         """Structures of the given atoms: the batch with "position" and "cell" drawn, `steps` network calls.
 
-        batch.state holds "atom"; its "position" and "cell" are read only where start < 1, and are then what is noised
-        to that time and solved from; batch.given may hold one template a sample. Positions end in [0, 1).
+        batch.state holds "atom"; its "position" and "cell" are read only where a start is given, a time for each, and
+        are then what is noised to it and solved from. times (steps + 1,): shares of the start, from 1 to 0, even ones
+        where not given. batch.given may hold one template a sample. Positions end in [0, 1).
         """
         product = self.denoiser.product.to(batch.mask.device)
-        zero = batch.mask.new_zeros((), dtype=torch.float32)
-        if times is None:
-            times = torch.linspace(start, 0, steps + 1, dtype=torch.float64)
-        noise = rng.at(0)
-        if start < 1:
-            first = {k: times[0].float() for k in ("position", "cell")} | {"atom": zero}
-            x = product.perturb(batch.state, first, noise)
+        times = torch.linspace(1, 0, steps + 1, dtype=torch.float64) if times is None else times
+        if start is None:
+            x = product.prior(batch.state, rng.at(0)) | {"atom": batch.state["atom"]}
         else:
-            x = product.prior(batch.state, noise) | {"atom": batch.state["atom"]}
-        programs = {k: compile_solver(product.processes[k], times, solver) for k in ("position", "cell")}
-        grid = [{"atom": 0.0 * t, "position": t, "cell": t} for t in times]
+            first = {k: torch.tensor(start.get(k, 0.0), device=batch.mask.device) for k in product.processes}
+            x = product.perturb(batch.state, first, rng.at(0))
+        grids = {k: times * (start[k] if start else 1.0) for k in ("position", "cell")}
+        programs = {k: compile_solver(product.processes[k], t, solver) for k, t in grids.items()}
+        grid = [{"atom": 0.0 * p, "position": p, "cell": c} for p, c in zip(*grids.values(), strict=True)]
         denoise = self.denoiser.on(batch)
         out = sample(denoise, x, grid, Together(atom=Still(), **programs), rng.at(1))
         return batch.replace(position=out["position"] - out["position"].floor(), cell=out["cell"])
