@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.domains.test_crystal import MATCHER, PEROVSKITE, ROCK_SALT
 from unisci.domains.crystal import Crystal, CrystalError
-from unisci.domains.symmetry import spacegroup, standardized
+from unisci.domains.symmetry import spacegroup, standardized, symmetrized_like
 
 SALT, TITANATE = Crystal.from_structure(ROCK_SALT), Crystal.from_structure(PEROVSKITE)
 WURTZITE = Crystal(
@@ -73,3 +73,31 @@ def test_flat_cells_end():
     assert process.exitcode == 0, process.kill()
     assert queue.get() == [0, 0, 0]
     assert spacegroup(Crystal([1], [[0, 0, 0]], np.diag([3.0, 4, 60]))) == 47
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([SALT, TITANATE, WURTZITE]))
+def test_a_displaced_crystal_gets_its_symmetry_back(seed, crystal):
+    rng, like = np.random.default_rng(seed), crystal.reduced()
+    strained = np.linalg.cholesky(like.lattice @ (np.eye(3) + 0.03 * rng.normal(size=(3, 3))) @ like.lattice.T)
+    moved = Crystal(like.numbers, like.fractional + 0.02 * rng.normal(size=like.fractional.shape), like.lattice)
+    for other in (moved, Crystal(like.numbers, moved.fractional, np.linalg.cholesky(strained @ strained.T))):
+        back = symmetrized_like(other, like)
+        assert spacegroup(back) == spacegroup(like)
+        again = symmetrized_like(back, like)
+        assert np.allclose(again.lattice, back.lattice) and np.allclose(again.fractional, back.fractional, atol=1e-9)
+
+
+def test_what_the_symmetry_allows_is_kept():
+    like = WURTZITE.reduced()  # z of the sulphur is free, and so are the two lengths
+    moved = Crystal(like.numbers, like.fractional, like.lattice * np.array([1.02, 1.02, 0.97]))
+    shift = np.where((like.numbers == 16)[:, None], np.array([0, 0, 0.01]), 0.0)
+    axis = int(np.argmax(np.diag(like.lattice)))
+    shift = np.roll(shift, axis - 2, axis=1)
+    out = symmetrized_like(Crystal(moved.numbers, moved.fractional + shift, moved.lattice), like)
+    gap = out.fractional - like.fractional - shift
+    assert np.abs(gap - gap.round()).max() < 1e-9
+    flat = Crystal([1, 1], [[0, 0, 0], [0.5, 0.5, 0.5]], np.diag([40.0, 0.2, 40.0]))
+    assert symmetrized_like(flat, flat) is flat
+    with pytest.raises(ValueError, match="same sites"):
+        symmetrized_like(SALT.reduced(), like)

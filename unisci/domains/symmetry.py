@@ -54,3 +54,31 @@ def _dataset(crystal: Crystal, symprec: float):
         return MoyoDataset(Cell(lattice, crystal.fractional.tolist(), crystal.numbers.tolist()), symprec=symprec)
     except ValueError as error:
         raise CrystalError(f"no space group within {symprec:g} angstrom: {error}") from error
+
+
+def symmetrized_like(moved: Crystal, like: Crystal, symprec: float = SYMPREC) -> Crystal:
+    """`moved`, whose sites and cell are those of `like` a little displaced, with the symmetry that `like` has.
+
+    Displacements d are averaged over the operations (W, w), which take site i to p(i), and so is the metric G:
+    d_j <- mean of W d_i over p(i) = j,   G <- mean of W^T G W. Without a symmetry `moved` is given back. Raises
+    ValueError where the two have other elements.
+    """
+    if not np.array_equal(moved.numbers, like.numbers):
+        raise ValueError(f"{moved!r} and {like!r} differ in more than places: give the same sites in the same order")
+    try:
+        found = _dataset(like, symprec).operations
+    except CrystalError:
+        return moved
+    turns, shifts = np.array(found.rotations, float), np.array(found.translations)
+    images = np.einsum("kab,ib->kia", turns, like.fractional) + shifts[:, None]
+    gaps = images[:, :, None] - like.fractional
+    far = np.linalg.norm((gaps - gaps.round()) @ like.lattice, axis=-1)
+    target = (far + 1e6 * (like.numbers[:, None] != like.numbers)).argmin(2)  # (K, n): p
+    d = moved.fractional - like.fractional
+    turned = np.einsum("kab,ib->kia", turns, d - d.round())
+    mean, count = np.zeros_like(d), np.zeros(len(d))
+    np.add.at(mean, target, turned)
+    np.add.at(count, target, 1)
+    metric = np.einsum("kca,cd,kdb->ab", turns, moved.lattice @ moved.lattice.T, turns) / len(turns)
+    fractional = like.fractional + mean / count[:, None]
+    return Crystal(moved.numbers, fractional - np.floor(fractional), np.linalg.cholesky(metric))

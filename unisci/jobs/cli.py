@@ -6,16 +6,19 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
-from unisci.jobs.config import ConfigError, PropertyJob, read_job
+from unisci.jobs.config import ConfigError, CrystalJob, PropertyJob, read_job
+
+if TYPE_CHECKING:
+    from unisci.design.crystal_designer import CrystalDesigner
 
 app = typer.Typer(
     name="unisci",
-    help="Generate molecules by permutation-invariant autoregressive diffusion.",
+    help="Generate molecules and crystals by permutation-invariant autoregressive diffusion.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,14 +48,35 @@ def generate(
     ] = None,
     particles: Annotated[int, typer.Option(help="With --where: molecules grown for each one kept.")] = 4,
     push: Annotated[float, typer.Option(help="With --where: strength of the gradient; 0 is particles alone.")] = 1.0,
+    composition: Annotated[
+        list[str] | None, typer.Option(help="Crystals: a formula such as SrTiO3, again for another; none: new ones.")
+    ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(help="Crystals: known ones to start from, a folder of CIFs or a table; none: no one's."),
+    ] = None,
+    spacegroup: Annotated[int | None, typer.Option(help="Crystals: the number of the space group to take.")] = None,
+    element: Annotated[list[str] | None, typer.Option(help="New crystals: an element they may have.")] = None,
+    units: Annotated[int | None, typer.Option(help="Crystals: formula units in the primitive cell.")] = None,
+    relax: Annotated[bool, typer.Option(help="Crystals: relax with CHGNet.")] = False,
 ) -> None:
     """Draw molecules into a folder: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json, and
-    with --where hit_rates.csv.
+    with --where hit_rates.csv. Or crystals: samples.parquet, samples.csv, cif/, crystals.extxyz, crystals.html.
 
     The same command again continues a run that was interrupted.
     """
+    from unisci.design.crystal_designer import CrystalDesigner
+    from unisci.jobs.models import load
     from unisci.jobs.runs import generate as run
 
+    designer = load(weights, device)
+    told = {"composition": composition, "templates": templates, "spacegroup": spacegroup, "element": element}
+    told |= {"units": units, "relax": relax or None}
+    if isinstance(designer, CrystalDesigner):
+        _generate_crystals(designer, weights, out, n, seed, steps, told)
+        return
+    if given := [f"--{k}" for k, v in told.items() if v]:
+        raise ConfigError(f"{', '.join(given)}: for crystals only, and {weights} draws molecules")
     with _interruptible(), tqdm(total=n, unit=" molecules", disable=None) as bar:
         told = lambda done: bar.update(done - bar.n)
         for _ in run(weights, n, out, seed, steps, batch_size, workers, device, told, where, particles, push):
@@ -65,6 +89,31 @@ def generate(
             typer.echo(f"{row['want']}: met by {share:.1%} ({low:.1%} to {high:.1%}) of {row['n']}")
 
 
+def _generate_crystals(
+    designer: "CrystalDesigner", weights: str, out: Path, n: int, seed: int, steps: int | None, told: dict
+) -> None:
+    from unisci.jobs.crystal_runs import FILES, CrystalRun
+    from unisci.jobs.crystal_runs import generate as run
+
+    settled = CrystalRun(
+        weights,
+        designer.hash,
+        n,
+        seed,
+        steps or designer.steps,
+        tuple(told["composition"] or ()),
+        told["templates"],
+        told["spacegroup"],
+        tuple(told["element"] or ()),
+        told["units"],
+        bool(told["relax"]),
+    )
+    with _interruptible(), tqdm(total=settled.total, unit=" crystals", disable=None) as bar:
+        for _ in run(designer, settled, out, lambda done: bar.update(done - bar.n)):
+            pass
+    typer.echo(f"{settled.total} samples in {out}: {', '.join(name for name in FILES if (out / name).exists())}")
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
@@ -74,11 +123,12 @@ def train(
 
     A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
     """
-    from unisci.jobs import molecules, properties
+    from unisci.jobs import crystals, molecules, properties
 
     job = read_job(config, context.args)
+    kind = properties if isinstance(job, PropertyJob) else crystals if isinstance(job, CrystalJob) else molecules
     with _interruptible():
-        folder = properties.run(job) if isinstance(job, PropertyJob) else molecules.run(job)
+        folder = kind.run(job)
     typer.echo(f"weights in {folder / 'model.safetensors'}")
 
 

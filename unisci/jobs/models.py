@@ -12,8 +12,9 @@ from unisci.autoregression.conditions import VALUES, Conditions
 from unisci.autoregression.pard import Pard, first_blocks
 from unisci.batch import Batch
 from unisci.denoiser import Denoiser
+from unisci.design.crystal_designer import CrystalDesigner
 from unisci.design.designer import Designer
-from unisci.jobs import property_models, weights_file
+from unisci.jobs import crystal_models, property_models, weights_file
 from unisci.jobs.config import ModelConfig
 from unisci.jobs.graphs import build_product, frequencies, sizes
 from unisci.networks.graph_transformer import GraphHead, GraphTransformer
@@ -76,14 +77,22 @@ def with_card(source: Path, target: Path, card: dict) -> None:
     weights_file.write(target, tensors, metadata | {"card": json.dumps(card)})
 
 
-def load(name: str, device: torch.device | str = "cpu", properties: str | Path | None = None) -> Designer:
-    """The designer of shipped weights (see `shipped()`) or of a weights file. No network is used.
+def load(
+    name: str, device: torch.device | str = "cpu", properties: str | Path | None = None
+) -> Designer | CrystalDesigner:
+    """The designer of shipped weights (see `shipped()`) or of a weights file: of molecules or of crystals, as the file
+    says. No network is used.
 
-    properties: the file of a model of properties to steer by; by default that of the same name in the folder
+    properties: of molecules: the file of a model of properties to steer by; by default that of the same name in the folder
     "properties" beside the weights, where there is one. Raises ValueError where there are no such weights or no such
     device, or a file is damaged, foreign, of another format version or of other atoms.
     """
     path = find_weights(name)
+    if weights_file.form(path) == crystal_models.FORMAT:
+        if properties is not None:
+            raise ValueError(f"properties: {path} draws crystals, which no model of molecules' properties can steer")
+        generator, card, digest = crystal_models.load_generator(path, device)
+        return CrystalDesigner(generator, digest, card)
     metadata, tensors = weights_file.read(path, FORMAT)
     try:
         spec, card = json.loads(metadata["spec"]), json.loads(metadata["card"])

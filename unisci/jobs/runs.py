@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -52,6 +53,11 @@ class Run:
     def settings(self) -> dict:
         """What the manifest says of it."""
         return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @property
+    def total(self) -> int:
+        """All samples."""
+        return self.n
 
 
 Task = tuple[Run, tuple[int, int], Path, int | None]  # run, part, folder, batch size
@@ -96,7 +102,7 @@ def generate(
     if where is not None:
         run = replace(run, where=spelled(where), particles=particles, push=float(push))
     _stream(designer, run, range(n), batch_size)  # refuses what cannot be drawn
-    _open_folder(out, run)
+    open_folder(out, run)
     return _generate(designer, run, out, batch_size, workers, device, on_done)
 
 
@@ -142,7 +148,16 @@ def _sizes(designer: Designer, tasks: list[Task], workers: int, device: str, tol
         pool.shutdown(cancel_futures=True)
 
 
-def _open_folder(out: Path, run: Run) -> None:
+class Settled(Protocol):
+    """What a folder can hold: a run of n samples with settings that tell it from others."""
+
+    @property
+    def total(self) -> int: ...
+    def settings(self) -> dict: ...
+
+
+def open_folder(out: Path, run: Settled) -> None:
+    """Make the folder for a run, or find that run in it. Raises ConfigError where it holds something else."""
     manifest = out / "manifest.json"
     if manifest.is_file():
         try:
@@ -203,13 +218,13 @@ def _work(task: Task) -> int:
     return _make_part(_WORKER[0], *task)
 
 
-def write_manifest(out: Path, run: Run, done: int, seconds: float) -> None:
+def write_manifest(out: Path, run: Settled, done: int, seconds: float) -> None:
     """Write manifest.json: the run, how far it came, and the versions that made it."""
     versions = {name: version(name) for name in ("unisci", "torch", "rdkit", "numpy")}
     manifest = {
         "run": run.settings(),
         "done": done,
-        "complete": done == run.n,
+        "complete": done == run.total,
         "seconds": round(seconds, 3),
         "versions": versions | {"python": platform.python_version()},
     }

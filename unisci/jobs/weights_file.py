@@ -27,6 +27,17 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     temporary.rename(path)
 
 
+def form(path: Path) -> str | None:
+    """The format mark of a weights file; None where it is damaged, foreign, or has none."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, path.stat().st_size)))
+        return header["__metadata__"]["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read(path: Path, form: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a weights file. Raises ValueError where it is damaged, foreign or of another format."""
     try:

@@ -1,0 +1,138 @@
+"""From a formula to structures: proposals by retrieval and by orbits, refined by one flow, judged by one number.
+
+A proposal is a known crystal with its elements exchanged (`Retriever`) or a fresh draw of the orbit model. Either is
+read as a template by the refiner, which starts near it and learned when to keep and when to leave it
+(`unisci.autoregression.crystals`). Sample i of a formula depends on the weights, the library and (seed, i) alone: even
+samples take the formula's templates, best first, while there are any; all others are free draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unisci.autoregression.crystal_generator import CrystalGenerator
+from unisci.autoregression.crystals import FROM_TEMPLATE, TEMPLATE_FIELDS
+from unisci.batch import Batch
+from unisci.domains.crystal import CRYSTAL_FIELDS, Crystal, CrystalError
+from unisci.domains.orbit_batches import batch_of, formula_rows, orbits_of
+from unisci.domains.symmetry import symmetrized_like
+from unisci.domains.templates import Template
+from unisci.domains.wyckoff import Orbits
+from unisci.metrics.cells import cell
+from unisci.metrics.crystal_validity import structure_fault
+from unisci.rng import Rng
+
+ATTEMPTS = 4
+TRIES = 8  # draws of words of which the likeliest is built
+OF_DRAW = 0.2  # the chemical distance that the refiner is told of a draw
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """crystal, with its `fault` where sites overlap; template: what it was copied from, None for a draw;
+    log_probability: of the words of a draw under the orbit model, -inf where a last resort without symmetry."""
+
+    crystal: Crystal
+    log_probability: float
+    template: Template | None = None
+    fault: str | None = None
+
+
+def draw(
+    generator: CrystalGenerator,
+    formulas: Sequence[np.ndarray],
+    rng: Rng,
+    steps: int = 10,
+    temperature: float = 1.0,
+    tries: int = TRIES,
+    groups: Tensor | None = None,
+) -> list[Proposal]:
+    """One crystal of each formula (sites' atomic numbers), for each of rng.ids: the likeliest of `tries` draws of
+    words; again, up to ATTEMPTS times, where the words come to no end or sites overlap, the last time without symmetry
+    if there was no end before. groups (231,) bool: the space groups to choose from until then."""
+    out: list[Proposal | None] = [None] * len(formulas)
+    for attempt in range(ATTEMPTS + 1):
+        todo = [i for i, p in enumerate(out) if p is None or (p.fault and attempt < ATTEMPTS)]
+        if not todo:
+            break
+        allowed = groups if attempt < ATTEMPTS else torch.arange(231, device=rng.ids.device) == 1
+        own = rng[torch.tensor(todo, device=rng.ids.device)].at(attempt)
+        made = _draw_once(generator, [formulas[i] for i in todo], own, steps, temperature, tries, allowed)
+        for i, proposal in zip(todo, made, strict=True):
+            out[i] = proposal or out[i]
+    if any(p is None for p in out):
+        raise CrystalError("the model knows no position without symmetry: it cannot hold every formula")
+    return out
+
+
+def _draw_once(
+    generator: CrystalGenerator,
+    formulas: list[np.ndarray],
+    rng: Rng,
+    steps: int,
+    temperature: float,
+    tries: int,
+    groups: Tensor | None,
+) -> list[Proposal | None]:
+    model, device = generator.orbits, rng.ids.device
+    rows = [formula_rows(numbers) for numbers in formulas]
+    longest = max(int((z > 0).sum()) for z, _ in rows)
+    species, counts = (torch.from_numpy(np.stack(x))[:, :longest].to(device) for x in zip(*rows, strict=True))
+    drawn = [model.draw_words(species, counts, rng.at(k), temperature, groups) for k in range(tries)]
+    best = torch.stack([w.log_probability for w in drawn]).argmax(0)
+    out: list[Proposal | None] = [None] * len(formulas)
+    for k, words in enumerate(drawn):
+        chosen = ((best == k) & (words.log_probability > -torch.inf)).nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        own = words[chosen]
+        batch = model.draw_geometry(own, species[chosen], counts[chosen], rng[chosen].at(tries), steps)
+        found = orbits_of(batch.to("cpu"), generator.table)
+        for i, orbits, p in zip(chosen.tolist(), found, own.log_probability.tolist(), strict=True):
+            out[i] = _built(orbits, p)
+    return out
+
+
+def _built(orbits: Orbits, log_probability: float) -> Proposal | None:
+    try:
+        crystal = orbits.crystal.niggli()
+    except (CrystalError, np.linalg.LinAlgError):
+        return None
+    return Proposal(crystal, log_probability, None, structure_fault(cell(crystal)))
+
+
+def refine(
+    generator: CrystalGenerator, proposals: Sequence[Proposal], rng: Rng, steps: int = 5, solver: str = "dpm++2m"
+) -> list[Crystal]:
+    """Each proposal's crystal as the refiner leaves it, its symmetry kept; one for each of rng.ids."""
+    batch = Crystal.batch([p.crystal for p in proposals]).to(rng.ids.device)
+    told = [p.template.distance if p.template is not None else OF_DRAW for p in proposals]
+    given = {"template_position": batch.state["position"], "template_cell": batch.state["cell"]}
+    given["template_distance"] = torch.tensor(told, dtype=torch.float32, device=rng.ids.device)
+    batch = Batch(CRYSTAL_FIELDS | TEMPLATE_FIELDS, batch.state, batch.mask, given, rng.ids)
+    made = generator.refiner.predict(batch, rng, steps, solver, FROM_TEMPLATE)
+    moved = Crystal.unbatch(Batch(CRYSTAL_FIELDS, made.state, made.mask, {}, rng.ids).to("cpu"))
+    return [symmetrized_like(m, p.crystal) for m, p in zip(moved, proposals, strict=True)]
+
+
+def surprise(generator: CrystalGenerator, crystals: Sequence[Crystal]) -> Tensor:
+    """Minus the log probability (n,) of each crystal's group and positions given its formula under the orbit model;
+    inf where it has a position that the model does not know, or no symmetry is found."""
+    out = torch.full((len(crystals),), torch.inf)
+    rows, found = [], []
+    for i, crystal in enumerate(crystals):
+        try:
+            orbits = Orbits.of(crystal)
+        except CrystalError:
+            continue
+        if all(p in generator.table.rows for p in orbits.positions):
+            rows.append(i)
+            found.append(orbits)
+    if found:
+        device = generator.orbits.rules.multiplicity.device
+        with torch.no_grad():
+            out[rows] = generator.orbits.surprise(batch_of(found, generator.table).to(device))[1].cpu()
+    return out
