@@ -110,45 +110,47 @@ class OrbitModel(nn.Module):
     ) -> Words:
         """Groups and positions of formulas (B, S): one draw for each of rng.ids. groups (231,) bool: those to choose
         from."""
-        words = Words.none(len(species), species.device)
+        b, device, total = len(species), species.device, counts.sum(1)
         possible = self.rules.possible(counts)
         possible = possible if groups is None else possible & groups
-        logits = self._logits(species, counts, words)[2].masked_fill(~possible, -torch.inf)
+        logits = self._logits(species, counts, Words.none(b, device))[2].masked_fill(~possible, -torch.inf)
         group = rng.categorical("group", 0, (logits / temperature).softmax(-1), 0)
-        words = words._replace(group=group, log_probability=_chosen(logits, group))
-        total = counts.sum(1)
-        for k in range(int(total.max())):
-            growing = (self._placed(words) < total) & (words.log_probability > -torch.inf)
-            if not bool(growing.any()):
+        log_p, most = _chosen(logits, group), int(total.max())
+        element, wyckoff = torch.zeros(2, b, most, dtype=torch.long, device=device).unbind(0)
+        mask = torch.zeros(b, most, dtype=torch.bool, device=device)
+        for k in range(most):
+            placed = self.rules.held(wyckoff, mask).sum(1)
+            rows = ((placed < total) & (log_p > -torch.inf)).nonzero()[:, 0]
+            if not len(rows):  # only those that still grow cost anything
                 break
-            words = self._grow(species, counts, words, growing, rng.at(k), temperature)
-        done = self._placed(words) == total
-        return words._replace(log_probability=torch.where(done, words.log_probability, -torch.inf))
+            begun = Words(group[rows], element[rows, :k], wyckoff[rows, :k], mask[rows, :k], log_p[rows])
+            z, chosen, gained = self._next(
+                species[rows], counts[rows], begun, placed[rows], rng[rows].at(k), temperature
+            )
+            element[rows, k], wyckoff[rows, k], mask[rows, k] = z, chosen, gained > -torch.inf
+            log_p[rows] += gained
+        longest = max(1, int(mask.sum(1).max()))
+        log_p = torch.where(self.rules.held(wyckoff, mask).sum(1) == total, log_p, -torch.inf)
+        return Words(group, element[:, :longest], wyckoff[:, :longest], mask[:, :longest], log_p)
 
-    def _grow(
-        self, species: Tensor, counts: Tensor, words: Words, growing: Tensor, rng: Rng, temperature: float
-    ) -> Words:
-        """One more orbit where `growing` (B,); its element is the first whose sites are not all placed."""
-        which = (counts.cumsum(1) <= self._placed(words)[:, None]).sum(1).clamp(max=species.shape[1] - 1)
-        element = torch.where(growing, species.gather(1, which[:, None])[:, 0], 0)
-        add = lambda x, last: torch.cat([x, last[:, None].to(x.dtype)], 1)
-        words = words._replace(
-            element=add(words.element, element),
-            wyckoff=add(words.wyckoff, torch.zeros_like(element)),
-            mask=add(words.mask, growing),
+    def _next(
+        self, species: Tensor, counts: Tensor, begun: Words, placed: Tensor, rng: Rng, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Element, position and log probability (B,) of one more orbit; -inf where no position is allowed. The element
+        is the first whose sites are not all placed."""
+        which = (counts.cumsum(1) <= placed[:, None]).sum(1, keepdim=True)
+        add = lambda x, last: torch.cat([x, last.to(x.dtype)], 1)
+        element = add(begun.element, species.gather(1, which))
+        asked = begun._replace(
+            element=element, wyckoff=add(begun.wyckoff, 0 * which), mask=add(begun.mask, torch.ones_like(which))
         )
-        left = self.rules.left(words.element, words.wyckoff, species, counts, words.mask)
-        allowed = self.rules.allowed(words.group, words.element, left, self.rules.before(words.wyckoff))[:, -1]
-        stuck = growing & ~allowed.any(1)
-        open_ = growing & ~stuck
-        logits = self._logits(species, counts, words)[3][:, -1].masked_fill(~allowed & open_[:, None], -torch.inf)
-        chosen = torch.where(open_, rng.categorical("wyckoff", 0, (logits / temperature).softmax(-1), 0), 0)
-        gained = torch.where(open_, _chosen(logits, chosen), torch.where(stuck, -torch.inf, 0.0))
-        return words._replace(
-            wyckoff=add(words.wyckoff[:, :-1], chosen),
-            mask=add(words.mask[:, :-1], open_),
-            log_probability=words.log_probability + gained,
-        )
+        left, before = self._context(species, counts, asked)
+        allowed = self.rules.allowed(asked.group, element, left, before)[:, -1]
+        stuck = ~allowed.any(1)
+        logits = self._logits(species, counts, asked)[3][:, -1].masked_fill(~allowed & ~stuck[:, None], -torch.inf)
+        chosen = rng.categorical("wyckoff", 0, (logits / temperature).softmax(-1), 0)
+        gained = torch.where(stuck, -torch.inf, _chosen(logits, chosen))
+        return element[:, -1], torch.where(stuck, 0, chosen), gained
 
     @torch.no_grad()
     def draw_geometry(
@@ -196,13 +198,12 @@ class OrbitModel(nn.Module):
         return species, counts
 
     def _logits(self, species: Tensor, counts: Tensor, words: Words) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        left = self.rules.left(words.element, words.wyckoff, species, counts, words.mask)
-        before = self.rules.before(words.wyckoff)
+        left, before = self._context(species, counts, words)
         return self.words(species, counts, words.group, words.element, left, before, words.mask)
 
-    def _placed(self, words: Words) -> Tensor:
-        """Sites that the orbits so far hold, (B,)."""
-        return self.rules.held(words.wyckoff, words.mask).sum(1)
+    def _context(self, species: Tensor, counts: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+        left = self.rules.left(words.element, words.wyckoff, species, counts, words.mask)
+        return left, self.rules.before(words.wyckoff)
 
 
 def _of_formula(element: Tensor, count: Tensor, species: Tensor, counts: Tensor) -> Tensor:

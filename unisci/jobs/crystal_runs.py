@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from unisci.design.crystal_designer import CrystalDesigner
 from unisci.design.crystal_samples import ARRAYS, CrystalSamples
 from unisci.design.view3d import html
@@ -105,10 +107,7 @@ def finish(out: Path) -> None:
     parts = sorted((out / "parts").glob("part-*.parquet"))
     if not parts:
         return
-    try:
-        samples = CrystalSamples.join([CrystalSamples.from_parquet(p) for p in parts]).symmetrize().rank()
-    except OSError as error:
-        raise ConfigError(f"a part in {out / 'parts'} is damaged: delete it and run the same command again") from error
+    samples = CrystalSamples.join([_read(p) for p in parts]).symmetrize().rank()
     samples.to_parquet(out / "samples.parquet")
     samples.to_frame().drop(columns=list(ARRAYS), errors="ignore").to_csv(out / "samples.csv", index=False)
     for old in (out / "cif").glob("*.cif"):
@@ -119,3 +118,10 @@ def finish(out: Path) -> None:
     titles = (f"<h3>{row.formula}, sample {row.id}</h3>" for row in best.table.itertuples())
     page = [title + html(crystal) for title, crystal in zip(titles, best, strict=True)]
     (out / "crystals.html").write_text("\n".join(page))
+
+
+def _read(part: Path) -> CrystalSamples:
+    try:
+        return CrystalSamples.from_parquet(part)
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{part} is damaged: delete it and run the same command again ({error})") from error
