@@ -151,10 +151,9 @@ def test_a_failure_to_standardise_keeps_the_crystal():
 
 
 def test_without_a_package_its_name(monkeypatch):
-    for name, function in (("moyopy", lambda: standardised([], 0.1)), ("smact", lambda: smact([]))):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
-        with pytest.raises(ImportError, match=f"pip install {name}"):
-            function()
+    monkeypatch.setitem(__import__("sys").modules, "smact", None)
+    with pytest.raises(ImportError, match="pip install smact"):
+        smact([])
 
 
 def test_measures():

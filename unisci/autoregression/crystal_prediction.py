@@ -7,7 +7,7 @@ samples take the formula's templates, best first, while there are any; all other
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unisci.autoregression.crystal_generator import CrystalGenerator
 from unisci.autoregression.crystals import FROM_TEMPLATE, TEMPLATE_FIELDS
+from unisci.autoregression.retrieval import Retriever
 from unisci.batch import Batch
 from unisci.domains.crystal import CRYSTAL_FIELDS, Crystal, CrystalError
 from unisci.domains.orbit_batches import batch_of, formula_rows, orbits_of
@@ -116,6 +117,30 @@ def refine(
     made = generator.refiner.predict(batch, rng, steps, solver, FROM_TEMPLATE)
     moved = Crystal.unbatch(Batch(CRYSTAL_FIELDS, made.state, made.mask, {}, rng.ids).to("cpu"))
     return [symmetrized_like(m, p.crystal) for m, p in zip(moved, proposals, strict=True)]
+
+
+def predict(
+    generator: CrystalGenerator, retriever: Retriever | None, formulas: Sequence[np.ndarray], rng: Rng, k: int
+) -> list[list[Proposal]]:
+    """k candidates of each formula, refined, in order: even ones from its templates, best first, while there are any,
+    all others drawn; one stream of rng.ids for each formula. They are as the samples of a designer."""
+    found = [[]] * len(formulas) if retriever is None else retriever.retrieve(formulas, (k + 1) // 2)
+    out: list[list[Proposal]] = [[] for _ in formulas]
+    for j in range(k):
+        own = rng.at(j)
+        known = [t[j // 2] if j % 2 == 0 and j // 2 < len(t) else None for t in found]
+        free = [i for i, t in enumerate(known) if t is None]
+        drawn = (
+            draw(generator, [formulas[i] for i in free], own[torch.tensor(free, dtype=torch.long)].at(0))
+            if free
+            else []
+        )
+        drawn = dict(zip(free, drawn, strict=True))
+        proposals = [drawn[i] if t is None else Proposal(t.crystal, 0.0, t) for i, t in enumerate(known)]
+        crystals = refine(generator, proposals, own.at(1))
+        for made, proposal, crystal in zip(out, proposals, crystals, strict=True):
+            made.append(replace(proposal, crystal=crystal))
+    return out
 
 
 def surprise(generator: CrystalGenerator, crystals: Sequence[Crystal]) -> Tensor:

@@ -19,8 +19,9 @@ import pandas as pd
 
 from unisci.design.potentials import ABSENT, Potential
 from unisci.design.relaxation import relax
-from unisci.domains.crystal import ELEMENTS, Crystal
+from unisci.domains.crystal import ELEMENTS, Crystal, CrystalError
 from unisci.domains.crystal_files import read_crystals
+from unisci.domains.symmetry import standardized
 from unisci.metrics.cells import cell, cells
 from unisci.metrics.crystal_validity import faults, structure_fault
 from unisci.metrics.crystals import prepare
@@ -160,25 +161,17 @@ def above(reference: Reference, formulas: Sequence[str], energies: Sequence[floa
 
 
 def standardised(crystals: Sequence[Crystal], symprec: float) -> tuple[list[Crystal], pd.DataFrame]:
-    """The conventional cells of the space groups that moyopy finds within symprec (A), and columns spacegroup,
-    spacegroup_symbol, symprec, symmetrize_reason. Raises ImportError where moyopy is not installed."""
-    try:
-        import moyopy
-    except ImportError as error:
-        raise ImportError(ABSENT.format("moyopy")) from error
-    if not symprec > 0:
-        raise ValueError(f"symprec is {symprec}: give a distance above 0, in angstrom")
+    """The conventional cells of the space groups found within symprec (A), and columns spacegroup, spacegroup_symbol,
+    symprec, symmetrize_reason. Raises ValueError where symprec <= 0."""
     out, rows = [], []
     for c in crystals:
         try:
-            given = moyopy.Cell(c.lattice.tolist(), c.fractional.tolist(), c.numbers.tolist())
-            found = moyopy.MoyoDataset(given, symprec=symprec)
-            std = found.std_cell
-            out.append(Crystal(np.array(std.numbers), np.array(std.positions), np.array(std.basis)))
-            rows.append((found.number, moyopy.SpaceGroupType(found.number).hm_short.replace(" ", ""), None))
-        except Exception as error:
-            out.append(c)
-            rows.append((None, None, f"{type(error).__name__}: {error}"))
+            standard, number, symbol = standardized(c, symprec)
+            rows.append((number, symbol, None))
+        except CrystalError as error:
+            standard = c
+            rows.append((None, None, str(error)))
+        out.append(standard)
     types = {"spacegroup": "Int64", "spacegroup_symbol": "str", "symmetrize_reason": "object"}
     columns = {name: pd.Series([row[k] for row in rows], dtype=types[name]) for k, name in enumerate(types)}
     return out, pd.DataFrame(columns | {"symprec": pd.Series(float(symprec), index=range(len(out)))})

@@ -83,7 +83,7 @@ def _ask(calculator: BaseCalculator, atoms: Atoms) -> Evaluation:
         return Evaluation.failed(len(atoms), error)
 
 
-def chgnet(model: CHGNet | None = None, batch_size: int = 16) -> Potential:
+def chgnet(model: CHGNet | None = None, batch_size: int = 8) -> Potential:
     """A potential that evaluates batch_size structures in one pass of CHGNet, on the device of the model.
 
     model: one that was loaded or trained; CHGNet 0.3.0 on the CPU where not given, its weights come with the package.
