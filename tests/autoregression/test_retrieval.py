@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.domains.test_templates import LIBRARY, perovskite, rock_salt
-from unisci.autoregression.retrieval import Retriever, fits, propose
+from unisci.autoregression.retrieval import SIMILAR, Retriever, expected_best, fits, propose
 from unisci.domains.candidates import CANDIDATES, CandidateReader
 from unisci.domains.crystal import Crystal
 from unisci.domains.elements import element_features
@@ -79,3 +79,24 @@ def test_a_ranker_learns_which_templates_fit():
 
 def test_perovskites_take_their_own():
     assert Retriever(LIBRARY).retrieve([perovskite(56, 22, 8).numbers], 1)[0][0].row == 3
+
+
+def test_copies_of_one_prototype_share_their_probability_and_several_are_several():
+    p = np.array([0.3, 0.25, 0.24, 0.21])  # the three others are one structure
+    q = np.full((4, 4), 1e6)
+    q[1:, 1:] = 0
+    np.fill_diagonal(q, 0)
+    assert expected_best(p, q, 3) == [1, 0, 2]
+    assert expected_best(p, q, 9) == [1, 0, 2, 3] and expected_best(p[:0], q[:0, :0], 2) == []
+    apart = np.where(np.eye(4) > 0, 0, 1e6)
+    assert expected_best(p, apart, 4) == [0, 1, 2, 3]
+
+
+def test_the_best_of_k_is_expected_to_fit_best():
+    """Greedy choice against all pairs: at least 1 - 1/e of the optimum (Nemhauser et al. 1978), here near to it."""
+    rng = np.random.default_rng(0)
+    p, x = rng.dirichlet(np.ones(8)), rng.normal(size=(8, 2)) * 15
+    q = ((x[:, None] - x) ** 2).sum(-1)
+    value = lambda chosen: float(np.exp(-q[list(chosen)] / SIMILAR).max(0) @ p)
+    pairs = [value((i, j)) for i in range(8) for j in range(i)]
+    assert value(expected_best(p, q, 2)) > 0.95 * max(pairs) > 1.2 * np.mean(pairs)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.small_crystals import KNOWN, PEROVSKITE, SALT, small_generator
+from unisci.design.atoms import Without
 from unisci.design.crystal_designer import CrystalDesigner
+from unisci.design.targets import Above, Below, Maximize
 from unisci.domains.crystal import Crystal, CrystalError
 from unisci.domains.symmetry import spacegroup
 from unisci.domains.template_files import load_templates
@@ -116,3 +118,24 @@ def test_errors_are_of_one_kind():
 def test_another_device_is_the_same_designer():
     moved = DESIGNER.to(torch.device("cpu"))
     assert moved.hash == DESIGNER.hash and same(moved.generate(1, "NaCl")[0], DESIGNER.generate(1, "NaCl")[0])
+
+
+def test_what_is_wanted_is_found_among_particles():
+    wanted = Below("density", 2.0) & Above("volume", 1.0)
+    plain, best = (DESIGNER.generate(12, "NaCl", templates=(), where=w, particles=6) for w in (None, wanted))
+    met = [c.density <= 2.0 for c in plain]
+    assert best.table["meets"].sum() > sum(met) and best.table["meets volume >= 1"].all()
+    np.testing.assert_allclose(best.table["density value"], best.table["density"])
+    for i, (a, b) in enumerate(zip(plain, best, strict=True)):
+        assert not met[i] or same(a, b)  # the first that will do is taken
+    small = DESIGNER.generate(4, where=Maximize(lambda cs: [-len(c) for c in cs], 1.0), particles=5)
+    assert sum(map(len, small)) < sum(map(len, DESIGNER.generate(4)))
+
+
+@pytest.mark.parametrize(
+    "where, words",
+    [(Below("logp", 2), "no property of crystals"), (Without("F"), "wanted of molecules")],
+)
+def test_wants_of_molecules_are_refused(where, words):
+    with pytest.raises(ValueError, match=words):
+        DESIGNER.stream(1, "NaCl", where=where)

@@ -120,27 +120,35 @@ def refine(
 
 
 def predict(
-    generator: CrystalGenerator, retriever: Retriever | None, formulas: Sequence[np.ndarray], rng: Rng, k: int
+    generator: CrystalGenerator,
+    retriever: Retriever | None,
+    formulas: Sequence[np.ndarray],
+    rng: Rng,
+    k: int,
+    tries: int = TRIES,
 ) -> list[list[Proposal]]:
-    """k candidates of each formula, refined, in order: even ones from its templates, best first, while there are any,
-    all others drawn; one stream of rng.ids for each formula. They are as the samples of a designer."""
+    """k candidates of each formula, refined: even ones from its templates, best first, while there are any, all others
+    drawn, each as the likeliest of so many tries; one stream of rng.ids for each formula."""
     found = [[]] * len(formulas) if retriever is None else retriever.retrieve(formulas, (k + 1) // 2)
     out: list[list[Proposal]] = [[] for _ in formulas]
     for j in range(k):
         own = rng.at(j)
         known = [t[j // 2] if j % 2 == 0 and j // 2 < len(t) else None for t in found]
-        free = [i for i, t in enumerate(known) if t is None]
-        drawn = (
-            draw(generator, [formulas[i] for i in free], own[torch.tensor(free, dtype=torch.long)].at(0))
-            if free
-            else []
-        )
-        drawn = dict(zip(free, drawn, strict=True))
-        proposals = [drawn[i] if t is None else Proposal(t.crystal, 0.0, t) for i, t in enumerate(known)]
+        proposals = [None if t is None else Proposal(t.crystal, 0.0, t) for t in known]
+        if free := [i for i, t in enumerate(known) if t is None]:
+            mine = own[torch.tensor(free, device=rng.ids.device)].at(0)
+            for i, proposal in zip(free, draw(generator, [formulas[i] for i in free], mine, tries=tries), strict=True):
+                proposals[i] = proposal
         crystals = refine(generator, proposals, own.at(1))
         for made, proposal, crystal in zip(out, proposals, crystals, strict=True):
             made.append(replace(proposal, crystal=crystal))
     return out
+
+
+def ranked(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """Best first: templates in the order of the rankers, then draws by the probability of their words. (On MP-20 no
+    weighing of one against the other was better than the rankers' order.)"""
+    return sorted(proposals, key=lambda p: (p.template is None, -p.log_probability if p.template is None else 0.0))
 
 
 def surprise(generator: CrystalGenerator, crystals: Sequence[Crystal]) -> Tensor:

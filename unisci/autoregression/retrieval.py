@@ -1,7 +1,13 @@
 """Retrieval with judgement: chemistry proposes templates for a formula, a trained network orders them.
 
 On MP-20 the chemically nearest template alone matches two thirds of the validation compounds; one among the nearest 24
-matches 87 %. The network's choice is what lies between.
+matches 87 %. The network's choice is what lies between. Its probabilities p over the candidates c do not name the best
+one by their largest: copies of one prototype share what it deserves. Taken is what is expected to fit best, one after
+another,
+
+    next = argmax_c sum_c' p(c') max(0, fit(c, c') - fit so far of c'),   fit = exp(-q(c, c') / SIMILAR)
+
+(minimum Bayes risk, Kumar & Byrne 2004; q: `unisci.domains.pair_densities`), so that several are several prototypes.
 """
 
 from collections.abc import Sequence
@@ -17,6 +23,8 @@ from unisci.domains.pair_densities import MATCHING, density_distance, pair_densi
 from unisci.domains.templates import Candidate, Template, TemplateLibrary, species
 from unisci.networks.template_ranker import TemplateRanker
 
+SIMILAR = 3 * MATCHING
+
 
 class Proposals(NamedTuple):
     """Candidates of B formulas, and what the network reads of them: the arguments of TemplateRanker, in order."""
@@ -26,7 +34,8 @@ class Proposals(NamedTuple):
 
 
 class Retriever:
-    """library: of known crystals; rankers: whose log softmax is averaged, none: the chemically nearest come first."""
+    """library: of known crystals; rankers: whose log softmax is averaged (none: the chemically
+    nearest come first)."""
 
     def __init__(self, library: TemplateLibrary, rankers: Sequence[TemplateRanker] = ()):
         self.library, self.rankers = library, tuple(r.eval() for r in rankers)
@@ -39,12 +48,26 @@ class Retriever:
             return [self.library.retrieve(numbers, k) for numbers in formulas]
         proposals = propose(self.reader, formulas)
         with torch.no_grad():
-            scores = sum(ranker(*proposals.inputs).log_softmax(1) for ranker in self.rankers)
+            p = (sum(r(*proposals.inputs).log_softmax(1) for r in self.rankers) / len(self.rankers)).softmax(1).numpy()
         out = []
-        for numbers, found, order in zip(formulas, proposals.candidates, scores.argsort(1, True).tolist(), strict=True):
-            chosen = [found[i] for i in order[: len(found)]]
-            out.append([self.library.substitute(c, numbers) for c in chosen[:k]])
+        for b, (numbers, found) in enumerate(zip(formulas, proposals.candidates, strict=True)):
+            elements, counts = species(np.asarray(numbers))
+            m, n = len(found), len(elements)
+            g = proposals.inputs[3][b, :m, :n, :n].numpy()
+            order = expected_best(p[b, :m], density_distance(g[:, None], g, counts), k)
+            out.append([self.library.substitute(found[i], numbers) for i in order])
         return out
+
+
+def expected_best(p: np.ndarray, q: np.ndarray, k: int) -> list[int]:
+    """Up to k of the candidates with probabilities p (K,) and distances q (K, K), by what each adds; see the module."""
+    fit, best, order = np.exp(-q / SIMILAR), np.zeros(len(p)), []
+    for _ in range(min(k, len(p))):
+        gain = np.maximum(fit - best, 0) @ p
+        gain[order] = -1
+        order.append(int(gain.argmax()))
+        best = np.maximum(best, fit[order[-1]])
+    return order
 
 
 def propose(

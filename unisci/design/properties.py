@@ -1,4 +1,5 @@
-"""Properties of molecules by name, or by any function of yours: what targets, scores and property models speak of."""
+"""Properties of molecules and crystals by name, or by any function of yours: what targets, scores and property models
+speak of."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -7,11 +8,13 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
+from unisci.design import crystal_properties
+from unisci.domains.crystal import Crystal
 from unisci.domains.molecule import Molecule
 from unisci.metrics.descriptors import VALUES
 
-# Of valid molecules to as many values.
-Property = Callable[[list[Molecule]], Sequence[float]]
+# Of valid molecules, or of crystals, to as many values.
+Property = Callable[[list[Molecule]], Sequence[float]] | Callable[[list[Crystal]], Sequence[float]]
 
 
 @cache
@@ -23,6 +26,8 @@ def known() -> dict[str, Callable[[Chem.Mol], float]]:
 def named(name: str) -> Callable[[Chem.Mol], float]:
     """The function of a name, upper and lower case alike. Raises ValueError for an unknown one, with what is near."""
     found = known().get(name.lower())
+    if found is None and name.lower() in crystal_properties.VALUES:
+        raise ValueError(f"{name!r} is a property of crystals, not of molecules")
     if found is None:
         from difflib import get_close_matches
 
@@ -34,7 +39,8 @@ def named(name: str) -> Callable[[Chem.Mol], float]:
 def name_of(prop: str | Property) -> str:
     """A property's name in lower case, or its function's. Raises ValueError for an unknown one, and what is neither."""
     if isinstance(prop, str):
-        named(prop)
+        if prop.lower() not in crystal_properties.VALUES:
+            named(prop)
         return prop.lower()
     if not callable(prop):
         raise ValueError(f"a property is a name or a function of molecules, got {prop!r}")
@@ -51,20 +57,29 @@ def same(a: str | Property, b: str | Property) -> bool:
     return True
 
 
-def measure(prop: str | Property, molecules: Sequence[Molecule]) -> np.ndarray:
+def measure(prop: str | Property, objects: Sequence[Molecule] | Sequence[Crystal]) -> np.ndarray:
     """The values (n,) of a property, NaN where a molecule is invalid or RDKit cannot tell. Raises ValueError where your
     function gives another number of values, or anything but numbers."""
-    rows = [i for i, m in enumerate(molecules) if m.reason is None]
-    valid = [molecules[i] for i in rows]
-    out = np.full(len(molecules), np.nan)
+    rows = [i for i, x in enumerate(objects) if getattr(x, "reason", None) is None]
+    valid = [objects[i] for i in rows]
+    out = np.full(len(objects), np.nan)
     if not valid:
         return out
     if isinstance(prop, str):
-        f = named(prop)
-        out[rows] = [f(m.rdkit) for m in valid]
+        f = _named_crystal(prop) if isinstance(valid[0], Crystal) else named(prop)
+        out[rows] = [f(x if isinstance(x, Crystal) else x.rdkit) for x in valid]
         return out
     values = np.asarray(prop(valid), float)
     if values.shape != (len(valid),):
-        raise ValueError(f"the property function gave shape {values.shape} for {len(valid)} molecules")
+        kind = "crystals" if isinstance(valid[0], Crystal) else "molecules"
+        raise ValueError(f"the property function gave shape {values.shape} for {len(valid)} {kind}")
     out[rows] = values
     return out
+
+
+def _named_crystal(name: str) -> Callable[[Crystal], float]:
+    found = crystal_properties.VALUES.get(name.lower())
+    if found is None:
+        known = ", ".join(crystal_properties.VALUES)
+        raise ValueError(f"{name!r} is no property of crystals; known are {known}; or pass a function of crystals")
+    return found

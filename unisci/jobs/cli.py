@@ -66,14 +66,16 @@ def generate(
     The same command again continues a run that was interrupted.
     """
     from unisci.design.crystal_designer import CrystalDesigner
+    from unisci.design.parse import spelled
     from unisci.jobs.models import load
     from unisci.jobs.runs import generate as run
 
     designer = load(weights, device)
     told = {"composition": composition, "templates": templates, "spacegroup": spacegroup, "element": element}
-    told |= {"units": units, "relax": relax or None}
+    told |= {"units": units, "relax": relax}
     if isinstance(designer, CrystalDesigner):
-        _generate_crystals(designer, weights, out, n, seed, steps, told)
+        wanted = {} if where is None else {"where": spelled(where), "particles": particles}
+        _generate_crystals(designer, weights, out, n, seed, steps, told | wanted)
         return
     if given := [f"--{k}" for k, v in told.items() if v]:
         raise ConfigError(f"{', '.join(given)}: for crystals only, and {weights} draws molecules")
@@ -95,19 +97,8 @@ def _generate_crystals(
     from unisci.jobs.crystal_runs import FILES, CrystalRun
     from unisci.jobs.crystal_runs import generate as run
 
-    settled = CrystalRun(
-        weights,
-        designer.hash,
-        n,
-        seed,
-        steps or designer.steps,
-        tuple(told["composition"] or ()),
-        told["templates"],
-        told["spacegroup"],
-        tuple(told["element"] or ()),
-        told["units"],
-        bool(told["relax"]),
-    )
+    named = {"composition": tuple(told.pop("composition") or ()), "elements": tuple(told.pop("element") or ())}
+    settled = CrystalRun(weights, designer.hash, n, seed, steps or designer.steps, **named, **told)
     with _interruptible(), tqdm(total=settled.total, unit=" crystals", disable=None) as bar:
         for _ in run(designer, settled, out, lambda done: bar.update(done - bar.n)):
             pass

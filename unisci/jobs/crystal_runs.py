@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from unisci.design.crystal_designer import CrystalDesigner
 from unisci.design.crystal_samples import ARRAYS, CrystalSamples
+from unisci.design.parse import parse
 from unisci.design.view3d import html
 from unisci.jobs.config import ConfigError
 from unisci.jobs.runs import open_folder, write_manifest
@@ -37,6 +38,8 @@ class CrystalRun:
     spacegroup: int | None = None
     elements: tuple[str, ...] = ()
     units: int | None = None
+    where: str | None = None
+    particles: int | None = None
     relax: bool = False
     part: int = PART
 
@@ -66,9 +69,17 @@ def generate(
 
 
 def _stream(designer: CrystalDesigner, run: CrystalRun, formula: str | None, ids: range) -> Iterator[CrystalSamples]:
-    elements = list(run.elements) or None
     return designer.stream(
-        None, formula, run.seed, _templates(run.templates), run.spacegroup, elements, run.units, ids, run.steps
+        composition=formula,
+        seed=run.seed,
+        templates=_templates(run.templates),
+        spacegroup=run.spacegroup,
+        elements=list(run.elements) or None,
+        units=run.units,
+        where=None if run.where is None else parse(run.where),
+        particles=run.particles or 1,
+        ids=ids,
+        steps=run.steps,
     )
 
 

@@ -83,9 +83,9 @@ def load(
     """The designer of shipped weights (see `shipped()`) or of a weights file: of molecules or of crystals, as the file
     says. No network is used.
 
-    properties: of molecules: the file of a model of properties to steer by; by default that of the same name in the folder
-    "properties" beside the weights, where there is one. Raises ValueError where there are no such weights or no such
-    device, or a file is damaged, foreign, of another format version or of other atoms.
+    properties: of molecules alone: the file of a model of properties to steer by; by default that of the same name in
+    the folder "properties" beside the weights, where there is one. Raises ValueError where there are no such weights or
+    no such device, or a file is damaged, foreign, of another format version or of other atoms.
     """
     path = find_weights(name)
     if weights_file.form(path) == crystal_models.FORMAT:
