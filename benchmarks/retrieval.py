@@ -7,65 +7,20 @@ train row's own crystal left out of its candidates; reports on the first n of a 
 
 import argparse
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.crystal_rows import load
-from unisci.autoregression.retrieval import Retriever, fits, propose
+from unisci.autoregression.ranker_training import examples, train_ranker
+from unisci.autoregression.retrieval import Retriever
 from unisci.domains.candidates import CandidateReader
 from unisci.domains.crystal import Crystal
 from unisci.domains.elements import element_features
-from unisci.domains.templates import TemplateLibrary, species
+from unisci.domains.templates import TemplateLibrary
 from unisci.metrics.crystals import Reference, evaluate_prediction, floors, markdown
-from unisci.networks.template_ranker import TemplateRanker, ranking_loss
-
-Example = tuple[tuple[Tensor, ...], Tensor]  # the ranker's inputs, and how well each candidate fits
-BATCH, LR = 128, 2e-3
-
-
-def examples(train: list[Crystal], reader: CandidateReader) -> list[Example]:
-    """Batches of training rows of like numbers of species; rows that nothing fits teach nothing and are left out."""
-    order = sorted(range(len(train)), key=lambda i: len(species(train[i].numbers)[0]))
-    out = []
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        candidates, inputs = propose(reader, [train[i].numbers for i in rows], [[i] for i in rows])
-        fit = torch.zeros(inputs[-1].shape)
-        for b, (i, found) in enumerate(zip(rows, candidates, strict=True)):
-            fit[b, : len(found)] = torch.from_numpy(fits(reader, train[i], found)).float()
-        useful = fit.amax(1) > 0.2
-        if bool(useful.any()):
-            inputs = [x[useful] for x in inputs]
-            inputs[3] = inputs[3].half()  # the pair densities, nearly all of the memory
-            out.append((tuple(inputs), fit[useful]))
-    return out
-
-
-def shuffled(data: list[Example], epochs: int, seed: int) -> Iterator[tuple[float, Example]]:
-    """(share of the training done, batch) of every batch in random order, `epochs` times."""
-    generator, total = torch.Generator().manual_seed(seed), epochs * len(data)
-    for epoch in range(epochs):
-        for k, i in enumerate(torch.randperm(len(data), generator=generator).tolist()):
-            yield (epoch * len(data) + k) / total, data[i]
-
-
-def train_ranker(data: list[Example], epochs: int, seed: int) -> TemplateRanker:
-    torch.manual_seed(seed)
-    ranker = TemplateRanker(torch.from_numpy(element_features()))
-    optimiser = torch.optim.AdamW(ranker.parameters(), LR, weight_decay=0.05)
-    for done, (inputs, fit) in shuffled(data, epochs, seed):
-        for group in optimiser.param_groups:
-            group["lr"] = LR * 0.5 * (1 + np.cos(np.pi * done))
-        inputs = [*inputs[:3], inputs[3].float(), *inputs[4:]]
-        optimiser.zero_grad(set_to_none=True)
-        ranking_loss(ranker(*inputs), fit).backward()
-        optimiser.step()
-    return ranker.eval()
 
 
 def first(retriever: Retriever, numbers: np.ndarray) -> Crystal | None:
@@ -85,8 +40,8 @@ def main() -> None:
     train, validation = rows["train"], rows["validation"]
     chosen = np.random.default_rng(0).permutation(len(validation))[: args.n]
     library, began = TemplateLibrary.from_crystals(train), time.process_time()
-    data = examples(train, CandidateReader(library))
-    rankers = [train_ranker(data, args.epochs, seed) for seed in range(args.rankers)]
+    data, features = examples(CandidateReader(library)), torch.from_numpy(element_features())
+    rankers = [train_ranker(data, features, args.epochs, seed) for seed in range(args.rankers)]
     size, trained = sum(p.numel() for p in rankers[0].parameters()), time.process_time() - began
     print(f"{len(train)} training rows, {args.rankers} rankers of {size} parameters, {trained / 60:.1f} CPU minutes")
     ranked, began = Retriever(library, rankers), time.process_time()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from unisci.jobs.config import ConfigError, MoleculeJob, read_job
+from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, read_job
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SMALL = "job: molecules\nout: runs/x\ntraining:\n  steps: 7\n  lr: 1.0e-3\n"
@@ -23,7 +23,11 @@ def read(path: Path, text: str, overrides: list[str] = ()) -> MoleculeJob:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_shipped_configurations_parse(path):
     job = read_job(path)
-    assert job.out.parts[0] == "runs" and job.training.steps >= 1
+    assert job.out.parts[0] == "runs"
+    if isinstance(job, CrystalJob):
+        assert job.orbits.training.warmup != 200 or job.data.validation is not None
+        return
+    assert job.training.steps >= 1
     # They are what they say, not defaults that a wrong key left in place.
     if isinstance(job, MoleculeJob):
         assert job.model.denoiser != type(job.model)().denoiser
@@ -32,7 +36,9 @@ def test_shipped_configurations_parse(path):
 
 
 def test_there_are_shipped_configurations():
-    assert {"molecules_qm9.yaml", "molecules_tiny.yaml"} <= {p.name for p in CONFIGS}
+    assert {"molecules_qm9.yaml", "molecules_tiny.yaml", "crystals_mp20.yaml", "crystals_tiny.yaml"} <= {
+        p.name for p in CONFIGS
+    }
 
 
 def test_values_that_are_not_named_are_the_defaults(small):
@@ -61,7 +67,8 @@ def test_an_unknown_key_is_named_with_its_group(small, text, named):
 @pytest.mark.parametrize(
     "text, named",
     [
-        ("job: crystals\nout: x\n", "job"),
+        ("job: crystals\nout: x\n", "data"),
+        ("job: graphs\nout: x\n", "job"),
         ("job: molecules\n", "out"),
         (SMALL + "model: {noise: gaussian}\n", "model.noise"),
         (SMALL + "model: {condition: logp}\n", "model.condition"),
@@ -189,3 +196,33 @@ def test_nothing_is_told_unless_it_is_named(small):
     assert read_job(small).model.condition == () and read_job(small).start is None
     job = read(small, SMALL + "start: molecules-qm9\nmodel: {condition: [logp, qed]}\n")
     assert job.model.condition == ("logp", "qed") and job.start == "molecules-qm9"
+
+
+def test_a_stage_that_names_one_key_of_its_training_keeps_its_own_defaults(tmp_path):
+    text = "job: crystals\nout: runs/x\ndata: {crystals: aflow}\n"
+    job = read(tmp_path / "c.yaml", text + "orbits: {training: {steps: 9}}\n", ["--refiner.training.steps", "8"])
+    orbits, refiner = job.orbits.training, job.refiner.training
+    assert (orbits.steps, orbits.lr, orbits.ema, orbits.weight_decay, orbits.batch_size) == (
+        9,
+        1.5e-3,
+        0.998,
+        0.05,
+        128,
+    )
+    assert (refiner.steps, refiner.lr, refiner.ema, refiner.weight_decay, refiner.batch_size) == (
+        8,
+        1.5e-3,
+        0.9995,
+        0.01,
+        64,
+    )
+
+
+@pytest.mark.parametrize(
+    "words, key", [(["--data.most_sites", "65"], "most_sites"), (["--rankers.epoch", "2"], "epoch")]
+)
+def test_a_crystal_job_names_what_is_wrong(tmp_path, words, key):
+    with pytest.raises(ConfigError, match=key):
+        read(tmp_path / "c.yaml", "job: crystals\nout: runs/x\ndata: {crystals: aflow}\n", words)
+    with pytest.raises(ConfigError, match="data"):
+        read(tmp_path / "c.yaml", "job: crystals\nout: runs/x\n")

@@ -20,7 +20,7 @@ from unisci.denoiser import Denoiser
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import Cosine
 from unisci.processes.product import Product
-from unisci.processes.torus import UNIFORM_DEVIATION, TorusFlow, aligned
+from unisci.processes.torus import TorusFlow, aligned
 from unisci.rng import Rng
 from unisci.solvers.program import compile_solver
 from unisci.solvers.sample import Together, sample

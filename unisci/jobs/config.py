@@ -117,7 +117,80 @@ class PropertyJob(Strict):
     training: TrainingConfig = TrainingConfig()
 
 
-def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob | PropertyJob:
+class CrystalDataConfig(Strict):
+    """crystals: "aflow" (AFLOW's prototypes), a .npz of saved templates, or a folder, .cif, .csv, .parquet or .extxyz,
+    see unisci.domains.crystal_files; validation: the same, or none; templates: known crystals beside each one.
+
+    Crystals of more than most_sites in the primitive cell are rejected; the job refuses to start where more than
+    `max_rejected` of a source cannot be used.
+    """
+
+    crystals: str
+    validation: str | None = None
+    most_sites: int = Field(20, ge=1, le=64)
+    templates: int = Field(5, ge=1)
+    workers: int = Field(2, ge=1)
+    max_rejected: float = Field(0.05, ge=0, le=1)
+
+
+class OrbitTraining(TrainingConfig):
+    """validate_samples: crystals of data.validation that judge the model."""
+
+    steps: int = Field(5000, ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(1.5e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    ema: float = Field(0.998, ge=0, lt=1)
+    validate_samples: int = Field(2000, ge=1)
+
+
+class RefinerTraining(TrainingConfig):
+    steps: int = Field(15_000, ge=1)
+    lr: float = Field(1.5e-3, gt=0)
+
+
+class OrbitsConfig(Strict):
+    """Sizes of the two transformers of unisci.autoregression.orbits."""
+
+    width: int = Field(128, ge=1)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(8, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    training: OrbitTraining = OrbitTraining()
+
+
+class RefinerConfig(Strict):
+    """Sizes of an AtomTransformer; without: the share of training examples that see no template."""
+
+    width: int = Field(96, ge=1)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(8, ge=1)
+    without: float = Field(0.4, ge=0, le=1)
+    training: RefinerTraining = RefinerTraining()
+
+
+class RankersConfig(Strict):
+    """count networks of seeds 0, 1, ..., whose scores are averaged; 0: templates come in the order of chemistry."""
+
+    count: int = Field(4, ge=0)
+    epochs: int = Field(10, ge=1)
+
+
+class CrystalJob(Strict):
+    """Train a generator of crystals: what orders orbits, what refines sites, what ranks templates, in this order."""
+
+    job: Literal["crystals"]
+    out: Path
+    data: CrystalDataConfig
+    orbits: OrbitsConfig = OrbitsConfig()
+    refiner: RefinerConfig = RefinerConfig()
+    rankers: RankersConfig = RankersConfig()
+
+
+Job = MoleculeJob | PropertyJob | CrystalJob
+
+
+def read_job(path: Path, overrides: list[str] = ()) -> Job:
     """The job of a YAML file, changed by overrides such as ["--training.steps", "500"] or ["--training.steps=500"].
 
     Raises ConfigError where the file, a key or a value is wrong.
@@ -137,8 +210,8 @@ def read_job(path: Path, overrides: list[str] = ()) -> MoleculeJob | PropertyJob
         raise ConfigError(f"{path} cannot be used:\n" + "\n".join(lines)) from error
 
 
-def _job_class(values: dict, path: Path) -> type[MoleculeJob] | type[PropertyJob]:
-    known = {"molecules": MoleculeJob, "properties": PropertyJob}
+def _job_class(values: dict, path: Path) -> type[Job]:
+    known = {"molecules": MoleculeJob, "properties": PropertyJob, "crystals": CrystalJob}
     if values.get("job") not in known:
         raise ConfigError(f"{path} cannot be used:\n  job: one of {sorted(known)}, got {values.get('job')!r}")
     return known[values["job"]]
