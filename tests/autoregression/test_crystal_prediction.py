@@ -33,10 +33,10 @@ def test_draws_have_the_formula_and_do_not_depend_on_their_batch():
 
 
 def test_of_several_tries_the_likeliest_is_taken():
-    many = [FORMULAS[2]] * 30
+    many = [FORMULAS[1]] * 30
     rng = Rng(0, torch.arange(30))
     one, eight = (np.array([p.log_probability for p in draw(G, many, rng, steps=1, tries=k)]) for k in (1, 8))
-    assert (eight >= one - 1e-5).all() and eight.mean() > one.mean() + 0.1
+    assert eight.min() > one.max() - 1e-5 and one.min() < one.max() - 0.1
 
 
 def test_a_formula_that_comes_to_no_end_is_made_without_symmetry():
