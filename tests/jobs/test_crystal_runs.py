@@ -15,6 +15,7 @@ from unisci.jobs.cli import app
 from unisci.jobs.config import ConfigError
 from unisci.jobs.crystal_models import save
 from unisci.jobs.crystal_runs import FILES, CrystalRun, generate
+from unisci.jobs.evaluate import evaluate, verify
 
 DESIGNER = CrystalDesigner(small_generator(), "hash", {}, steps=2)
 RUN = CrystalRun("small", "hash", 5, 0, 2, ("NaCl", "SrTiO3"), templates="none", part=2)
@@ -84,3 +85,21 @@ def test_the_command_line(tmp_path):
     assert "3 samples" in done.output and "crystals.html" in done.output
     table = pd.read_csv(tmp_path / "out" / "samples.csv")
     assert table["formula"].tolist() == ["NaCl"] * 3 and set(table["source"]) == {"draw"}
+
+
+def test_a_run_is_judged_against_known_crystals(tmp_path):
+    run(tmp_path / "out")
+    known = CrystalSamples.from_parquet(tmp_path / "out" / "samples.parquet").keep([0, 5])
+    known.to_cif(tmp_path / "known")
+    found = {m.name: m for m in evaluate(tmp_path / "out", str(tmp_path / "known"))}
+    assert found["structure_valid"].n == 10 and found["novelty"].value < 1
+    assert (tmp_path / "out" / "metrics.csv").is_file()
+    with pytest.raises(ConfigError, match="--reference"):
+        evaluate(tmp_path / "out")
+
+
+def test_weights_are_held_against_their_card(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save(path, small_generator(), {"measured": {"validity": 1.0}})
+    (check,) = verify(str(path), 20)
+    assert check.name == "validity" and 0 <= check.low <= check.measured <= check.high <= 1

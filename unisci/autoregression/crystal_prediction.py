@@ -108,7 +108,8 @@ def _built(orbits: Orbits, log_probability: float) -> Proposal | None:
 def refine(
     generator: CrystalGenerator, proposals: Sequence[Proposal], rng: Rng, steps: int = 5, solver: str = "dpm++2m"
 ) -> list[Crystal]:
-    """Each proposal's crystal as the refiner leaves it, its symmetry kept; one for each of rng.ids."""
+    """Each proposal's crystal as the refiner leaves it, its symmetry kept, or as it was where sites would overlap; one
+    for each of rng.ids."""
     batch = Crystal.batch([p.crystal for p in proposals]).to(rng.ids.device)
     told = [p.template.distance if p.template is not None else OF_DRAW for p in proposals]
     given = {"template_position": batch.state["position"], "template_cell": batch.state["cell"]}
@@ -116,7 +117,8 @@ def refine(
     batch = Batch(CRYSTAL_FIELDS | TEMPLATE_FIELDS, batch.state, batch.mask, given, rng.ids)
     made = generator.refiner.predict(batch, rng, steps, solver, FROM_TEMPLATE)
     moved = Crystal.unbatch(Batch(CRYSTAL_FIELDS, made.state, made.mask, {}, rng.ids).to("cpu"))
-    return [symmetrized_like(m, p.crystal) for m, p in zip(moved, proposals, strict=True)]
+    pairs = [(symmetrized_like(m, p.crystal), p.crystal) for m, p in zip(moved, proposals, strict=True)]
+    return [before if structure_fault(cell(after)) else after for after, before in pairs]
 
 
 def predict(

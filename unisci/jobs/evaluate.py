@@ -1,14 +1,18 @@
-"""Judge a folder or file of molecules against a reference, and weights against their own card."""
+"""Judge a folder or file of molecules or crystals against a reference, and weights against their own card."""
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
+from unisci.design.crystal_samples import CrystalSamples
+from unisci.domains.crystal_files import read_crystals
 from unisci.jobs.config import ConfigError
 from unisci.jobs.models import load
 from unisci.jobs.references import chemnet_statistics, read_smiles, reference
+from unisci.metrics.crystals import Reference, evaluate_generation
 from unisci.metrics.intervals import proportion
 from unisci.metrics.metric import Metric, table
 from unisci.metrics.molecules import evaluate as measure
@@ -18,16 +22,40 @@ def evaluate(samples: Path, against: str | None = None, fcd: bool = True, seed: 
     """Metrics of a run's folder, a samples.parquet, or a .smi or .csv file (one sample a line); see
     unisci.metrics.molecules.
 
+    Crystals, a run's folder or samples.parquet of them, are judged against a file or folder that `read_crystals` reads.
     against: an embedded set ("qm9", "nci") or a file; fcd: also the Fréchet ChemNet distance, which needs the extra
     "metrics". Writes metrics.csv beside the samples where they are a run's folder.
     """
+    if (path := _crystals(samples)) is not None:
+        metrics = _judge_crystals(path, against, seed)
+        return _written(metrics, samples)
     smiles, reasons = _read(samples)
     known = reference(against) if against else None
     statistics = chemnet_statistics(against, known) if known is not None and fcd else None
-    metrics = measure(smiles, reasons, known, statistics, seed)
+    return _written(measure(smiles, reasons, known, statistics, seed), samples)
+
+
+def _written(metrics: list[Metric], samples: Path) -> list[Metric]:
     if samples.is_dir():
         table(metrics).to_csv(samples / "metrics.csv", index=False, quoting=csv.QUOTE_MINIMAL)
     return metrics
+
+
+def _crystals(samples: Path) -> Path | None:
+    """The table of crystals, where that is what the samples are."""
+    path = samples / "samples.parquet" if samples.is_dir() else samples
+    is_table = path.suffix == ".parquet" and path.is_file()
+    return path if is_table and "lattice" in pq.read_schema(path).names else None
+
+
+def _judge_crystals(path: Path, against: str | None, seed: int) -> list[Metric]:
+    if against is None:
+        raise ConfigError("crystals are judged against others: --reference with a folder of CIFs or a table of them")
+    found = read_crystals(against)
+    if not found.crystals:
+        raise ConfigError(f"{against} holds no crystal that can be read: {found.rejects['reason'].head(3).tolist()}")
+    reference = Reference.from_crystals(Path(against).name, found.crystals)
+    return evaluate_generation(list(CrystalSamples.from_parquet(path)), reference, seed=seed)
 
 
 def _read(samples: Path) -> tuple[list[str | None], list[str | None] | None]:
@@ -62,7 +90,7 @@ class Check:
 
 
 def verify(weights: str, n: int = 500, seed: int = 12345) -> list[Check]:
-    """Draw n molecules from weights and compare validity with what their card claims at the card's steps.
+    """Draw n samples from weights and compare validity with what their card claims at the card's steps.
 
     Raises ConfigError where the card claims nothing.
     """
@@ -70,7 +98,7 @@ def verify(weights: str, n: int = 500, seed: int = 12345) -> list[Check]:
     claimed = designer.card.get("measured")
     if not claimed:
         raise ConfigError(f"the card of {weights} holds no measured numbers to compare with")
-    samples = designer.generate(n, seed)
+    samples = designer.generate(n, seed=seed)
     valid = len(samples.valid())
     low, high = proportion(valid, n, Z_CHECK)
     return [Check("validity", claimed["validity"], valid / n, low, high)]
