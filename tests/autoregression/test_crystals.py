@@ -152,6 +152,16 @@ def test_new_crystals_have_sizes_of_the_data_and_no_mask_left():
     assert int(out.state["atom"][out.mask].max()) < len(ELEMENTS)
 
 
+def test_atoms_are_assigned_to_sites_that_stay():
+    batch = Crystal.batch(CRYSTALS)
+    out = model().assign(batch, Rng(0, batch.ids), steps=4)
+    assert all(torch.equal(out.state[k], batch.state[k]) for k in ("position", "cell"))
+    assert int(out.state["atom"][out.mask].max()) < len(ELEMENTS)
+    assert not torch.equal(out.state["atom"][out.mask], batch.state["atom"][batch.mask])
+    alone = model().assign(batch[torch.tensor([2])].trim(3), Rng(0, torch.tensor([2])), steps=4)
+    assert torch.equal(alone.state["atom"][0], out.state["atom"][2, :3])
+
+
 def test_starting_late_stays_near_what_was_given():
     batch = Crystal.batch(CRYSTALS)
     out = model().predict(batch, Rng(0, batch.ids), steps=2, start={"position": 0.02, "cell": 0.02})

@@ -159,6 +159,16 @@ class CrystalModel(nn.Module):
         return batch.replace(position=out["position"] - out["position"].floor(), cell=out["cell"])
 
     @torch.no_grad()
+    def assign(self, batch: Batch, rng: Rng, steps: int = 20) -> Batch:
+        """Atoms for the given sites and cell: the batch with "atom" drawn, `steps` network calls."""
+        product = self.denoiser.product.to(batch.mask.device)
+        x = batch.state | {"atom": product.prior(batch.state, rng.at(0))["atom"]}
+        times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        grid = [{"atom": t, "position": 0.0 * t, "cell": 0.0 * t} for t in times]
+        given = Together(atom=Ancestral(), position=Still(), cell=Still())
+        return batch.replace(atom=sample(self.denoiser.on(batch), x, grid, given, rng.at(1))["atom"])
+
+    @torch.no_grad()
     def generate(self, rng: Rng, steps: int = 50, solver: str = "dpm++2m", sites: Tensor | None = None) -> Batch:
         """New crystals, one for each of rng.ids: number of sites by the data's histogram or given (B,), then all fields
         together."""

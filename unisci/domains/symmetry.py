@@ -5,9 +5,15 @@ same element. On some needles and sheets moyo's search never ends: seen from sym
 longest and shortest (height) of the reduced cell in angstrom. Those are refused; crystals have about 0.01 there.
 """
 
+import logging
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from unisci.domains.crystal import Crystal, CrystalError
+
+if TYPE_CHECKING:
+    from moyopy import MoyoDataset
 
 SYMPREC = 0.01  # angstrom
 FLATTEST = 0.25  # symprec * longest / shortest^2
@@ -17,7 +23,7 @@ def spacegroup(crystal: Crystal, symprec: float = SYMPREC) -> int:
     """The number of the space group, 1 to 230; 0 where none is found. Raises ValueError where symprec <= 0."""
     _check(symprec)
     try:
-        return _dataset(crystal, symprec).number
+        return dataset(crystal, symprec).number
     except CrystalError:
         return 0
 
@@ -31,7 +37,7 @@ def standardized(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, i
     _check(symprec)
     from moyopy import SpaceGroupType
 
-    found = _dataset(crystal, symprec)
+    found = dataset(crystal, symprec)
     cell = found.std_cell
     symbol = SpaceGroupType(found.number).hm_short.replace(" ", "")
     return Crystal(np.array(cell.numbers), np.array(cell.positions), np.array(cell.basis)), found.number, symbol
@@ -42,10 +48,13 @@ def _check(symprec: float) -> None:
         raise ValueError(f"symprec is {symprec}: give a distance above 0 angstrom, such as {SYMPREC}")
 
 
-def _dataset(crystal: Crystal, symprec: float):
+def dataset(crystal: Crystal, symprec: float) -> "MoyoDataset":
+    """All that moyo finds. Raises CrystalError where the cell is too flat for it or the tolerance too large or small."""
     from moyopy import Cell, MoyoDataset, niggli_reduce
 
     lattice = crystal.lattice.tolist()
+    log, quiet = logging.getLogger("moyo"), lambda record: "Omitted" not in record.getMessage()
+    log.addFilter(quiet)  # of operations that a cell which is not primitive lacks: no caller needs them
     try:
         reduced = np.array(niggli_reduce(lattice)[0])
         heights = 1 / np.linalg.norm(np.linalg.inv(reduced), axis=0)  # no period of the lattice is shorter
@@ -54,6 +63,8 @@ def _dataset(crystal: Crystal, symprec: float):
         return MoyoDataset(Cell(lattice, crystal.fractional.tolist(), crystal.numbers.tolist()), symprec=symprec)
     except ValueError as error:
         raise CrystalError(f"no space group within {symprec:g} angstrom: {error}") from error
+    finally:
+        log.removeFilter(quiet)
 
 
 def symmetrized_like(moved: Crystal, like: Crystal, symprec: float = SYMPREC) -> Crystal:
@@ -66,7 +77,7 @@ def symmetrized_like(moved: Crystal, like: Crystal, symprec: float = SYMPREC) ->
     if not np.array_equal(moved.numbers, like.numbers):
         raise ValueError(f"{moved!r} and {like!r} differ in more than places: give the same sites in the same order")
     try:
-        found = _dataset(like, symprec).operations
+        found = dataset(like, symprec).operations
     except CrystalError:
         return moved
     turns, shifts = np.array(found.rotations, float), np.array(found.translations)

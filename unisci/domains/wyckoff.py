@@ -6,7 +6,6 @@ A, b belong to the Wyckoff position, (R_k, t_k) to the space group; of u in [0, 
 are free. Rock salt is "225: Na a, Cl b" and one length. Cells are conventional, see `unisci.domains.space_groups`.
 """
 
-import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from unisci.domains.crystal import Crystal, CrystalError
 from unisci.domains.space_groups import centrings, operations, primitive, symmetric
+from unisci.domains.symmetry import dataset
 
 if TYPE_CHECKING:
     from moyopy import MoyoDataset
@@ -93,12 +93,14 @@ class Orbits:
         that keeps all its sites; they are moved to their symmetric places. Raises CrystalError where there is none."""
         for tolerance in symprec:
             with suppress(ValueError):  # of moyopy too, where the tolerance is too large or too small
-                return cls._of(crystal, _dataset(crystal, tolerance))
+                return cls._of(crystal, dataset(crystal, tolerance))
         raise CrystalError(f"{crystal!r} has no symmetry within {symprec} angstrom: is it a primitive cell?")
 
     @classmethod
     def _of(cls, crystal: Crystal, found: "MoyoDataset") -> "Orbits":
         standard, prim = found.std_cell, found.prim_std_cell
+        if len(prim.numbers) != len(crystal):
+            raise CrystalError(f"{crystal!r} is not primitive: {len(prim.numbers)} sites are")
         sites = np.array(prim.positions) @ np.array(prim.basis) @ np.linalg.inv(standard.basis)
         where, forms = np.array(found.mapping_std_prim), _forms(found)
         rows = []
@@ -126,22 +128,6 @@ class Orbits:
             numbers += [int(z)] * position.multiplicity
         fractional = np.concatenate(fractional)
         return Crystal(np.array(numbers), fractional - np.floor(fractional), basis @ self.lattice)
-
-
-def _dataset(crystal: Crystal, symprec: float) -> "MoyoDataset":
-    """Raises ValueError where moyopy finds the tolerance too large or too small, or a smaller cell."""
-    from moyopy import Cell, MoyoDataset
-
-    cell = Cell(crystal.lattice.tolist(), crystal.fractional.tolist(), crystal.numbers.tolist())
-    log, quiet = logging.getLogger("moyo"), lambda record: "Omitted" not in record.getMessage()
-    log.addFilter(quiet)  # of operations that a cell which is not primitive lacks: it is refused below
-    try:
-        found = MoyoDataset(cell, symprec=symprec)
-    finally:
-        log.removeFilter(quiet)
-    if len(found.prim_std_cell.numbers) != len(crystal):
-        raise CrystalError(f"{crystal!r} is not primitive: {len(found.prim_std_cell.numbers)} sites are")
-    return found
 
 
 _FORMS: dict[tuple[int, str], str] = {}
