@@ -49,7 +49,7 @@ def _check(symprec: float) -> None:
 
 
 def dataset(crystal: Crystal, symprec: float) -> "MoyoDataset":
-    """All that moyo finds. Raises CrystalError where the cell is too flat for it or the tolerance too large or small."""
+    """All that moyo finds. Raises CrystalError where the cell is too flat for it, the tolerance too large or small."""
     from moyopy import Cell, MoyoDataset, niggli_reduce
 
     lattice = crystal.lattice.tolist()
