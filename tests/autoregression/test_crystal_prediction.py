@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.small_crystals import KNOWN, PEROVSKITE, SALT, small_generator
-from unisci.autoregression.crystal_prediction import Proposal, draw, predict, ranked, refine, surprise
+from unisci.autoregression.crystal_prediction import Proposal, draw, predict, ranked, refine, refined, surprise
 from unisci.autoregression.retrieval import Retriever
 from unisci.domains.crystal import Crystal, CrystalError
 from unisci.domains.symmetry import spacegroup
@@ -105,3 +105,12 @@ def test_a_table_without_the_general_position_is_told_of():
     orbits = OrbitModel(OrbitTransformerConfig(8, 1, 1), table, features, torch.full((101,), 16.0)).eval()
     with pytest.raises(CrystalError, match="without symmetry"):
         draw(replace(G, orbits=orbits, table=table), FORMULAS[1:2], Rng(0, torch.arange(1)), steps=1)
+
+
+def test_templates_stay_as_they_are_and_draws_are_refined():
+    proposals = [Proposal(SALT, -1.0), Proposal(PEROVSKITE, 0.0, Template(PEROVSKITE, 1, 0.5)), Proposal(SALT, -2.0)]
+    rng = Rng(0, torch.arange(3))
+    out = refined(G, proposals, rng, steps=2)
+    assert out[1] is PEROVSKITE
+    drawn = refine(G, [proposals[0], proposals[2]], rng[torch.tensor([0, 2])], steps=2)
+    assert near(out[0], drawn[0]) and near(out[2], drawn[1]) and not near(out[0], SALT)

@@ -1,9 +1,10 @@
-"""From a formula to structures: proposals by retrieval and by orbits, refined by one flow, judged by one number.
+"""From a formula to structures: proposals by retrieval and by orbits, the latter refined.
 
-A proposal is a known crystal with its elements exchanged (`Retriever`) or a fresh draw of the orbit model. Either is
-read as a template by the refiner, which starts near it and learned when to keep and when to leave it
-(`unisci.autoregression.crystals`). Sample i of a formula depends on the weights, the library and (seed, i) alone: even
-samples take the formula's templates, best first, while there are any; all others are free draws.
+A proposal is a known crystal with its elements exchanged (`Retriever`) or a fresh draw of the orbit model. A draw is
+read as a template by the refiner, which starts near it and moves sites and cell (`unisci.autoregression.crystals`). A
+true template is left as it is: on MP-20 refining it changed nothing for the better. Sample i of a formula depends on
+the weights, the library and (seed, i) alone: even samples take the formula's templates, best first, while there are
+any; all others are draws.
 """
 
 from collections.abc import Sequence
@@ -105,6 +106,18 @@ def _built(orbits: Orbits, log_probability: float) -> Proposal | None:
     return Proposal(crystal, log_probability, None, structure_fault(cell(crystal)))
 
 
+def refined(
+    generator: CrystalGenerator, proposals: Sequence[Proposal], rng: Rng, steps: int = 5, solver: str = "dpm++2m"
+) -> list[Crystal]:
+    """Each proposal's crystal, draws as `refine` leaves them; one for each of rng.ids."""
+    out, draws = [p.crystal for p in proposals], [i for i, p in enumerate(proposals) if p.template is None]
+    if draws:
+        own = rng[torch.tensor(draws, device=rng.ids.device)]
+        for i, crystal in zip(draws, refine(generator, [proposals[i] for i in draws], own, steps, solver), strict=True):
+            out[i] = crystal
+    return out
+
+
 def refine(
     generator: CrystalGenerator, proposals: Sequence[Proposal], rng: Rng, steps: int = 5, solver: str = "dpm++2m"
 ) -> list[Crystal]:
@@ -129,8 +142,8 @@ def predict(
     k: int,
     tries: int = TRIES,
 ) -> list[list[Proposal]]:
-    """k candidates of each formula, refined: even ones from its templates, best first, while there are any, all others
-    drawn, each as the likeliest of so many tries; one stream of rng.ids for each formula."""
+    """k candidates of each formula: even ones from its templates, best first, while there are any, all others
+    drawn, each as the likeliest of so many tries, and refined; one stream of rng.ids for each formula."""
     found = [[]] * len(formulas) if retriever is None else retriever.retrieve(formulas, (k + 1) // 2)
     out: list[list[Proposal]] = [[] for _ in formulas]
     for j in range(k):
@@ -141,7 +154,7 @@ def predict(
             mine = own[torch.tensor(free, device=rng.ids.device)].at(0)
             for i, proposal in zip(free, draw(generator, [formulas[i] for i in free], mine, tries=tries), strict=True):
                 proposals[i] = proposal
-        crystals = refine(generator, proposals, own.at(1))
+        crystals = refined(generator, proposals, own.at(1))
         for made, proposal, crystal in zip(out, proposals, crystals, strict=True):
             made.append(replace(proposal, crystal=crystal))
     return out

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unisci.autoregression.crystal_generator import CrystalGenerator
-from unisci.autoregression.crystal_prediction import Proposal, draw, refine, surprise
+from unisci.autoregression.crystal_prediction import Proposal, draw, refined, surprise
 from unisci.design.crystal_samples import CrystalSamples
 from unisci.design.crystal_tasks import Formula, Task, Templates, formula, formula_tasks, library_of, new_tasks
 from unisci.design.crystal_wants import better, check_wants, with_wants
@@ -152,7 +152,7 @@ class CrystalDesigner:
             own, numbers = rng[torch.tensor(free, device=device)].at(0), [tasks[i].numbers for i in free]
             drawn |= dict(zip(free, draw(g, numbers, own, steps, tries=tries, groups=groups), strict=True))
         proposals = [drawn.get(i) or Proposal(t.template.crystal, 0.0, t.template) for i, t in enumerate(tasks)]
-        crystals = refine(g, proposals, rng.at(1))
+        crystals = refined(g, proposals, rng.at(1))
         columns = {
             "composition": pd.Series([t.composition for t in tasks], dtype="object"),
             "source": ["draw" if t.template is None else "template" for t in tasks],

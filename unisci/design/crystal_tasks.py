@@ -22,6 +22,7 @@ from unisci.domains.templates import Template
 from unisci.rng import Rng
 
 PROPOSED = 10  # templates of a formula
+SHARPNESS = 0.7  # temperature of new formulas: at 1 six in a hundred more have no neutral choice of charges
 SURE = 2  # samples of a formula that are the likeliest of several draws; all others are one draw, for variety
 Templates = str | Path | Sequence[Crystal] | NamedLibrary | None
 
@@ -83,7 +84,7 @@ def new_tasks(
     """Formulas that the model makes of the elements (101,) bool."""
     device = generator.orbits.rules.multiplicity.device
     rng = Rng(seed, torch.tensor(list(ids), device=device)).at(1).at(stream)
-    species, counts = generator.orbits.draw_formulas(rng, generator.most_sites, elements=elements)
+    species, counts = generator.orbits.draw_formulas(rng, generator.most_sites, SHARPNESS, elements)
     rows = zip(ids, species.tolist(), counts.tolist(), strict=True)
     return [Task(i, i, None, sites_of({a: b for a, b in zip(z, n, strict=True) if a})) for i, z, n in rows]
 
