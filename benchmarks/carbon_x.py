@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="see benchmarks/crystal_rows.py")
     parser.add_argument("--row", type=int, default=0, help="of the training rows of at most --sites sites")
-    parser.add_argument("--sites", type=int, default=8)
+    parser.add_argument("--sites", type=int, default=10)
     parser.add_argument("--n", type=int, default=100, help="crystals drawn")
     parser.add_argument("--steps", type=int, nargs=2, default=(400, 3000), help="training steps of the two models")
     args = parser.parse_args()
