@@ -44,6 +44,7 @@ def test_a_formula_that_comes_to_no_end_is_made_without_symmetry():
     made = draw(G, FORMULAS[:2], Rng(0, torch.arange(2)), steps=1, groups=only)
     assert spacegroup(made[0].crystal) == 225
     assert sorted(made[1].crystal.numbers) == sorted(FORMULAS[1])
+    assert np.isfinite(made[0].log_probability) and made[1].log_probability == -np.inf
 
 
 def test_refining_keeps_elements_and_symmetry_and_moves_the_cell():

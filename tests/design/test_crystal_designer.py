@@ -139,3 +139,8 @@ def test_what_is_wanted_is_found_among_particles():
 def test_wants_of_molecules_are_refused(where, words):
     with pytest.raises(ValueError, match=words):
         DESIGNER.stream(1, "NaCl", where=where)
+
+
+def test_a_group_that_cannot_hold_the_formula_is_told_of():
+    samples = DESIGNER.generate(2, "SrTiO3", templates=(), spacegroup=225, units=1)
+    assert samples.table["source"].tolist() == ["draw without symmetry"] * 2

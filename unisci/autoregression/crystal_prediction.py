@@ -64,6 +64,8 @@ def draw(
         own = rng[torch.tensor(todo, device=rng.ids.device)].at(attempt)
         made = _draw_once(generator, [formulas[i] for i in todo], own, steps, temperature, tries, allowed)
         for i, proposal in zip(todo, made, strict=True):
+            if proposal is not None and attempt == ATTEMPTS:
+                proposal = replace(proposal, log_probability=-np.inf)
             out[i] = proposal or out[i]
     if any(p is None for p in out):
         raise CrystalError("the model knows no position without symmetry: it cannot hold every formula")

@@ -62,6 +62,8 @@ class CrystalDesigner:
         is then the best of so many `particles`. ids: which samples, instead of the first n. A sample depends on the
         weights, (seed, id), its formula and these settings, not on n or batch_size.
 
+        The column source says template, draw, or "draw without symmetry": the last resort where no draw came to an end.
+
         Raises CrystalError for a formula that is none or not for this model, ValueError for other arguments that make
         no sense, before any compute. Warns where no common charges make a formula neutral.
         """
@@ -155,7 +157,7 @@ class CrystalDesigner:
         crystals = refined(g, proposals, rng.at(1))
         columns = {
             "composition": pd.Series([t.composition for t in tasks], dtype="object"),
-            "source": ["draw" if t.template is None else "template" for t in tasks],
+            "source": [_source(p) for p in proposals],
             "template": pd.Series([t.name for t in tasks], dtype="object"),
             "template_distance": [np.nan if t.template is None else t.template.distance for t in tasks],
             "score": (-surprise(g, [p.crystal for p in proposals])).tolist(),
@@ -185,3 +187,9 @@ class CrystalDesigner:
     def to(self, device: torch.device | str) -> "CrystalDesigner":
         """The same designer with its networks moved to a device."""
         return replace(self, generator=self.generator.to(device))
+
+
+def _source(proposal: Proposal) -> str:
+    if proposal.template is not None:
+        return "template"
+    return "draw" if np.isfinite(proposal.log_probability) else "draw without symmetry"

@@ -22,7 +22,7 @@ from unisci.domains.templates import Template
 from unisci.rng import Rng
 
 PROPOSED = 10  # templates of a formula
-SHARPNESS = 0.7  # temperature of new formulas: at 1 six in a hundred more have no neutral choice of charges
+SHARPNESS = 0.7  # temperature of new formulas: below 1 more of them have a neutral choice of charges
 SURE = 2  # samples of a formula that are the likeliest of several draws; all others are one draw, for variety
 Templates = str | Path | Sequence[Crystal] | NamedLibrary | None
 

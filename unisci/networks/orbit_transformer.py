@@ -160,6 +160,7 @@ class OrbitGeometry(nn.Module):
         order: None = None,
         cache: None = None,
     ) -> dict[str, Tensor]:
+        """See the class; order and cache are for networks that keep them."""
         form = self.form[given["wyckoff"]]
         u = wrap(state["free"])
         site = (form[..., :3] @ u[..., None])[..., 0] + form[..., 3]
