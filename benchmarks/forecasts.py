@@ -1,0 +1,150 @@
+"""Forecasts beside seasonal naive, ETS and ARIMA: python -m benchmarks.forecasts DATA [--sets ETTh1 ...] [--seeds 3]
+
+Trains a Forecaster on each set of benchmarks.forecast_sets for each seed, draws 100 paths of each judged window, and
+prints: CRPS as the mean weighted quantile loss of 9 quantiles; the share of the truth within the 80 % interval; the
+variogram score of the paths and of the same paths shuffled at each step; CRPS of the seasonal naive forecast refined;
+and the linear predictive score of synthetic windows over that of real ones. --statistical adds automatic ETS and ARIMA
+of statsforecast, on the last 336 steps, of season 24 or less (a longer one takes them minutes a window).
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.forecast_sets import SETS, Set, Task, task
+from unisci.domains.series import values_frame
+from unisci.forecasting.forecaster import Forecaster
+from unisci.forecasting.refining import Langevin, Restart
+from unisci.forecasting.synthesis import synthetic_windows
+from unisci.forecasting.trained import TRAINING
+from unisci.forecasting.windows import Source, at_places, places, scaled
+from unisci.metrics.forecast_baselines import (
+    auto_arima,
+    auto_ets,
+    seasonal_naive,
+    seasonal_naive_quantiles,
+    statistical,
+)
+from unisci.metrics.forecasts import (
+    LEVELS,
+    coverage,
+    linear_predictive_score,
+    path_quantiles,
+    shuffled,
+    variogram_score,
+    weighted_quantile_loss,
+)
+
+RECENT = 336  # steps that ETS and ARIMA are fitted to
+WINDOWS = 4000  # real and synthetic windows that the linear forecaster is trained on
+
+
+def crps(paths: np.ndarray, truth: np.ndarray) -> float:
+    return weighted_quantile_loss(path_quantiles(paths), truth).value
+
+
+def train(data: Task, spec: Set, seed: int, steps: int) -> Forecaster:
+    training = replace(TRAINING, steps=steps, seed=seed)
+    return Forecaster(spec.horizon, spec.context, training=training).fit(data.train, progress=False)
+
+
+def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int) -> dict[str, float]:
+    """The figures of one trained forecaster."""
+    began = time.process_time()
+    paths = np.stack(forecaster.predict(spec.horizon, data.judged, n_paths=100, seed=seed).draws)[..., 0]
+    seconds = time.process_time() - began
+    unit = data.truth.std(1).mean() if len(data.truth) else 1.0
+    mixed = shuffled(paths, np.random.default_rng(seed))
+    naive = seasonal_naive(data.histories, spec.horizon, spec.season)
+    base = naive_frame(data, naive)
+    found = {"CRPS": crps(paths, data.truth), "80 %": coverage(paths, data.truth, 0.8).value}
+    found |= {"VS": variogram_score(paths / unit, data.truth / unit).value}
+    found |= {"VS shuffled": variogram_score(mixed / unit, data.truth / unit).value}
+    for name, refiner in (("refined, restart", Restart()), ("refined, Langevin", Langevin())):
+        better = forecaster.refine(base, data.judged, refiner=refiner, seed=seed)
+        found[name] = crps(np.stack(better.draws)[..., 0], data.truth)
+    found |= predictive(forecaster, data, spec, seed)
+    return found | {"series/CPU s": len(paths) / seconds}
+
+
+def naive_frame(data: Task, naive: np.ndarray) -> pd.DataFrame:
+    """A forecast (n, h) as a table, as a user would give it."""
+    times = [s.ahead(naive.shape[1]) for s in data.judged]
+    return values_frame(data.judged, {"naive": list(naive)}, times)
+
+
+def predictive(forecaster: Forecaster, data: Task, spec: Set, seed: int) -> dict[str, float]:
+    """Linear predictive scores on real windows of the judged series: trained on synthetic windows, and on real ones."""
+    trained = forecaster.trained
+    model, shape = trained.model, trained.model.shape
+    source = Source.of(data.train, 0, trained.moments)
+    where = places(source, shape)
+    rows = torch.from_numpy(np.random.default_rng(seed).permutation(len(where))[:WINDOWS])
+    real = windows(at_places(source, shape, where[rows]), shape)
+    program = model.program(trained.steps)
+    drawn = synthetic_windows(model, data.train, trained.moments, len(rows), program, seed).flatten(1)
+    made = in_own_units(drawn, torch.ones_like(drawn, dtype=torch.bool), torch.zeros(len(drawn), 1), shape)
+    ends = [np.concatenate([y[-shape.context :], t]) for y, t in zip(data.histories, data.truth, strict=True)]
+    test = torch.from_numpy(np.stack(ends))
+    test = in_own_units(test, torch.ones_like(test, dtype=torch.bool), torch.zeros(len(test), 1), shape)
+    score = lambda w: linear_predictive_score(w, test, shape.context, ridge=1e-3).value
+    return {"LPS real": score(real), "LPS synthetic": score(made)}
+
+
+def windows(batch, shape) -> np.ndarray:
+    return in_own_units(batch.state["y"], batch.given["observed"], torch.zeros(len(batch), 1), shape)
+
+
+def in_own_units(y: torch.Tensor, observed: torch.Tensor, spread: torch.Tensor, shape) -> np.ndarray:
+    """Windows (n, L) in units of their histories, nan where nothing is observed."""
+    x = scaled(y, observed & (shape.steps() < shape.context), spread.double()).x
+    return torch.where(observed, x, torch.nan).numpy()
+
+
+def baselines(data: Task, spec: Set, slow: bool) -> dict[str, float]:
+    """CRPS of the forecasts to beat."""
+    h, season, truth = spec.horizon, spec.season, data.truth
+    point = seasonal_naive(data.histories, h, season)
+    loss = lambda quantiles: weighted_quantile_loss(quantiles, truth).value
+    found = {"seasonal naive, point": loss(np.repeat(point[:, None], len(LEVELS), 1))}
+    found["seasonal naive, Gaussian"] = loss(seasonal_naive_quantiles(data.histories, h, season))
+    if slow:
+        recent = [y[-RECENT:] for y in data.histories]
+        for name, model in (("ETS", auto_ets), ("ARIMA", auto_arima)):
+            made = statistical(recent, h, season if season <= 24 else 1, model)
+            found[name] = loss(made.quantiles)
+            if made.failures:
+                print(f"{name}: {made.failures}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="see benchmarks/forecast_sets.py")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=TRAINING.steps, help="of training")
+    parser.add_argument("--statistical", action="store_true", help="ETS and ARIMA too")
+    args = parser.parse_args()
+    for name in args.sets:
+        spec, data = SETS[name], task(args.data, name)
+        print(f"\n{name}: {len(data.train)} series to train on, {len(data.judged)} windows judged", flush=True)
+        print("baselines: " + row(baselines(data, spec, args.statistical)), flush=True)
+        for seed in range(args.seeds):
+            began = time.process_time()
+            forecaster = train(data, spec, seed, args.steps)
+            seconds = time.process_time() - began
+            print(f"seed {seed} ({seconds:.0f} CPU s): {row(judge(forecaster, data, spec, seed))}", flush=True)
+
+
+def row(numbers: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A model of windows with what its inputs were like, and its training on the series of a panel."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from unisci.batch import Batch
+from unisci.domains.calendar import season_length
+from unisci.domains.series import Panel
+from unisci.forecasting.drawing import unusable
+from unisci.forecasting.window_model import Patterns, WindowModel
+from unisci.forecasting.windows import Moments, Source, WindowShape, at_places, places
+from unisci.networks.state_space import WindowStateSpace, WindowStateSpaceConfig
+from unisci.networks.window_inputs import WindowConfig
+from unisci.networks.window_mlp import WindowMLP, WindowMLPConfig
+from unisci.networks.window_transformer import WindowTransformer, WindowTransformerConfig
+from unisci.rng import Rng
+from unisci.training.fit import FitConfig, fit
+
+NETWORKS = {WindowMLPConfig: WindowMLP, WindowStateSpaceConfig: WindowStateSpace}
+NETWORKS |= {WindowTransformerConfig: WindowTransformer}
+MLP = WindowMLPConfig(length=1, dropout=0.1)
+TRAINING = FitConfig(steps=2000, batch_size=128, lr=1e-3, warmup=100, ema=0.998, weight_decay=0.05, checkpoint_every=0)
+SEASONS, LEAST, MOST = 7, 64, 512  # a context is so many seasons, within these steps
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """channels and freq: those of the data, None for a model of many kinds; moments: of the covariates; steps: network
+    calls a path, as the card's figures were measured."""
+
+    model: WindowModel
+    channels: tuple[str, ...] | None
+    moments: Moments
+    freq: str | None
+    steps: int
+    card: dict
+
+
+def shape_for(panel: Panel, horizon: int | None, context: int | None) -> WindowShape:
+    """The sizes given, or of the data: a horizon is a season (24 steps where there is none), a context seven of
+    them."""
+    season = season_length(panel.freq)
+    horizon = horizon or (season if season > 1 else 24)
+    longest = max(len(s) for s in panel) - horizon
+    context = context or max(min(max(SEASONS * season, LEAST), MOST, longest), 1)
+    return WindowShape(context, horizon, len(panel.channels))
+
+
+def train(
+    panel: Panel,
+    shape: WindowShape,
+    network: WindowConfig,
+    patterns: Patterns,
+    training: FitConfig,
+    folder: Path | None = None,
+    progress: bool = True,
+    device: str = "cpu",
+) -> tuple[WindowModel, Moments]:
+    """A model of the panel's windows; same arguments, same weights. Raises ValueError where no series is long
+    enough."""
+    moments = Moments.of(panel)
+    source = Source.of(panel, 0, moments)
+    where = places(source, shape)
+    torch.manual_seed(training.seed)
+    model = build(network, shape, source, patterns).to(device)
+    return fit(model, where, training, folder, _Cut(source, shape), progress=progress).cpu(), moments
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """`prepare` of the training loop; not copied with a model."""
+
+    source: Source
+    shape: WindowShape
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        return at_places(self.source, self.shape, batch.to("cpu")).to(batch.mask.device)
+
+
+def build(network: WindowConfig, shape: WindowShape, source: Source, patterns: Patterns) -> WindowModel:
+    """An untrained model whose network reads what the source gives."""
+    sizes = {"phases": source.phases, "covariates": source.covariates, "static": source.static}
+    config = replace(network, length=shape.length, channels=shape.channels, **{k: v.shape[1] for k, v in sizes.items()})
+    return WindowModel(NETWORKS[type(config)](config), shape, source.schema, patterns)
+
+
+def usable(panel: Panel, shape: WindowShape, moments: Moments, ahead: int) -> tuple[Panel, Source]:
+    """The panel without the series that cannot be forecast, which become rejects, and its source. Raises ValueError
+    where none is left."""
+    source = Source.of(panel, ahead, moments)
+    bad = unusable(source, shape, [s.name for s in panel])
+    if not bad:
+        return panel, source
+    good = tuple(s for s in panel if s.name not in bad)
+    rejects = pd.DataFrame({"unique_id": list(bad), "reason": list(bad.values())}, dtype=str)
+    if not good:
+        name, reason = next(iter(bad.items()))
+        raise ValueError(f"no series can be forecast: {name!r} {reason}")
+    panel = replace(panel, series=good, rejects=pd.concat([panel.rejects, rejects], ignore_index=True))
+    return panel, Source.of(panel, ahead, moments)
