@@ -64,7 +64,10 @@ def test_a_path_is_the_same_whatever_else_is_asked(trained):
     whole = trained.predict(H, df, n_paths=6).draws
     one = trained.predict(3, df[df["unique_id"] == "q"], n_paths=2, levels=(10,)).draws[0]
     assert np.array_equal(one, whole[1][:2, :3])
-    assert np.array_equal(trained.predict(15, df, n_paths=6, roll=True).draws[2][:, :H], whole[2])
+    rolled = trained.predict(15, df, n_paths=6, roll=True).draws
+    assert np.array_equal(rolled[2][:, :H], whole[2])
+    alone = trained.predict(15, df[df["unique_id"] == "q"], n_paths=6, roll=True).draws[0]
+    assert np.array_equal(rolled[1], alone)
     assert not np.isclose(trained.predict(H, df, n_paths=6, seed=1).draws[0], whole[0]).any()
 
 
