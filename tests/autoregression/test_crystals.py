@@ -83,7 +83,10 @@ def test_noise_is_aligned_where_no_template_says_where_sites_are():
     given = templates(batch, torch.tensor([-1, 0, 0]))
     batch = Batch(CRYSTAL_FIELDS | TEMPLATE_FIELDS, batch.state, batch.mask, given, batch.ids)
     t = {"atom": torch.zeros(3), "position": torch.ones(3), "cell": torch.ones(3)}
-    x, plain = m._noised(batch, t, Rng(0, batch.ids)), m.denoiser.product.perturb(batch.state, t, Rng(0, batch.ids))
+    x, plain = (
+        m._noised(batch, t, given["template_distance"] >= 0, torch.zeros(3).bool(), Rng(0, batch.ids)),
+        m.denoiser.product.perturb(batch.state, t, Rng(0, batch.ids)),
+    )
     length = lambda y: wrap(y["position"] - batch.state["position"])[0].pow(2).sum()
     assert torch.equal(x["position"][1:], plain["position"][1:]) and torch.equal(x["cell"], plain["cell"])
     assert float(length(x)) < 0.8 * float(length(plain))

@@ -1,8 +1,12 @@
 """The rules of orbits: what may be taken, by hand, and that whatever is taken stays within them."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unisci.autoregression.orbit_rules import OrbitRules
 from unisci.domains.orbit_batches import WyckoffTable
@@ -105,6 +109,53 @@ def test_possible_groups():
         assert set(found.nonzero()[:, 0].tolist()) == {g for g in FORMS if n in sums(g)}
     both = rules.possible(torch.tensor([[2, 5]]))[0]
     assert set(both.nonzero()[:, 0].tolist()) == {47}
+
+
+@pytest.mark.parametrize(
+    "group, counts, expected",
+    [
+        (225, [1, 1], True),
+        (225, [1, 1, 1], False),  # two positions of one site
+        (225, [2, 1, 1], True),
+        (225, [2, 2], True),  # c, and a with b
+        (225, [2, 2, 1], False),  # each of them could be held beside the others alone
+        (225, [5], False),
+        (225, [9, 7], True),  # a e c, b e
+        (225, [6, 6, 6], True),  # a free one as often as one likes
+        (221, [3, 3, 1], True),
+        (221, [4, 3], True),
+        (221, [3, 3, 3], False),
+        (2, [2, 64], True),
+        (2, [2, 1], False),
+        (47, [], True),
+        (99, [1], False),  # no position of the group is known
+    ],
+)
+def test_a_group_holds_all_counts_at_once(group, counts, expected):
+    assert RULES.holds(group, counts) is expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.sampled_from(sorted(FORMS)))
+def test_a_group_holds_what_a_search_over_all_choices_finds(counts, group):
+    positions = [
+        (int(m), bool(f))
+        for m, f, g in zip(TABLE.multiplicities, RULES.fixed, RULES.of_group, strict=True)
+        if g == group
+    ]
+
+    @cache
+    def found(left: tuple[int, ...], k: int = 0) -> bool:
+        if not any(left):
+            return True
+        if k == len(positions):
+            return False
+        m, fixed = positions[k]
+        takes = [i for i, n in enumerate(left) if n >= m]
+        less = (tuple(n - m * (j == i) for j, n in enumerate(left)) for i in takes)
+        return found(left, k + 1) or any(found(one, k + fixed) for one in less)
+
+    assert RULES.holds(group, counts) == found(tuple(counts))
 
 
 def test_left_and_held_and_before():

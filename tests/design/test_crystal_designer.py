@@ -1,19 +1,27 @@
 """Structures of a formula: what is asked comes out, a sample is its own, and what makes no sense is refused first."""
 
+import inspect
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.small_crystals import KNOWN, PEROVSKITE, SALT, small_generator
+from unisci.autoregression.orbits import OrbitModel
 from unisci.design.atoms import Without
 from unisci.design.crystal_designer import CrystalDesigner
+from unisci.design.crystal_samples import CrystalSamples
 from unisci.design.targets import Above, Below, Maximize
 from unisci.domains.crystal import Crystal, CrystalError
+from unisci.domains.elements import element_features
+from unisci.domains.orbit_batches import WyckoffTable
 from unisci.domains.symmetry import spacegroup
 from unisci.domains.template_files import load_templates
+from unisci.domains.wyckoff import Orbits
+from unisci.networks.orbit_transformer import OrbitTransformerConfig
 
 DESIGNER = CrystalDesigner(small_generator(), "hash", {}, steps=2)
 
@@ -87,6 +95,12 @@ def test_libraries_can_be_kept_by_the_user():
         ({"composition": "NaCl", "units": 6}, "12 atoms"),
         ({"composition": "NaCl", "units": 0}, "units must be"),
         ({"composition": "NaCl", "spacegroup": 62}, "spacegroup 62 is none"),
+        (
+            {"composition": "SrTiO3", "spacegroup": 225, "templates": ()},
+            "SrTiO3: .* spacegroup 225 .* 1 to 2 formula u",
+        ),
+        ({"composition": "NaCl", "spacegroup": 225, "units": 2, "templates": ()}, "with 2 formula .* ask for units=1$"),
+        ({"composition": ["NaCl", "Na2Cl2"], "spacegroup": 225}, "Na2Cl2: .* ask for another spacegroup or formula"),
         ({"composition": "NaCl", "elements": ["Na"]}, "elements are for new crystals"),
         ({"elements": ["Li"]}, "knows no Li"),
         ({"elements": []}, "elements"),
@@ -97,7 +111,7 @@ def test_libraries_can_be_kept_by_the_user():
 )
 def test_what_makes_no_sense_is_refused_before_any_compute(arguments, words, monkeypatch):
     monkeypatch.setattr("unisci.design.crystal_designer.draw", lambda *a, **k: pytest.fail("drew"))
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(CrystalError if "formula" in words else ValueError, match=words):
         DESIGNER.stream(**({"n": 1} | arguments))
 
 
@@ -108,11 +122,6 @@ def test_charges_that_cannot_balance_are_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         DESIGNER.check("NaCl")
-
-
-def test_errors_are_of_one_kind():
-    with pytest.raises(CrystalError):
-        DESIGNER.generate(1, "Na2Xx")
 
 
 def test_another_device_is_the_same_designer():
@@ -141,6 +150,39 @@ def test_wants_of_molecules_are_refused(where, words):
         DESIGNER.stream(1, "NaCl", where=where)
 
 
-def test_a_group_that_cannot_hold_the_formula_is_told_of():
-    samples = DESIGNER.generate(2, "SrTiO3", templates=(), spacegroup=225, units=1)
-    assert samples.table["source"].tolist() == ["draw without symmetry"] * 2
+def test_sizes_are_those_that_the_group_holds():
+    """Of the group 225 the model knows the positions a and b alone, each of one site."""
+    samples = DESIGNER.generate(12, "NaCl", templates=(), spacegroup=225)
+    assert {len(c) for c in samples} == {2} and set(samples.table["source"]) == {"draw"}
+
+
+def test_a_template_may_hold_what_no_draw_can():
+    """Li2O in the group 225: the model knows no position of two sites there."""
+    third = Crystal([11, 11, 8], [[0.25] * 3, [0.75] * 3, [0] * 3], SALT.lattice)
+    samples = DESIGNER.generate(2, "Na2O", templates=(third,), spacegroup=225, units=1)
+    assert samples.table["source"].tolist() == ["template", "draw without symmetry"] and spacegroup(samples[0]) == 225
+
+
+def test_a_model_without_free_positions_refuses_units_that_none_of_its_groups_holds():
+    g = DESIGNER.generator
+    table = WyckoffTable.of([Orbits.of(SALT), Orbits.of(PEROVSKITE)])
+    few = replace(
+        g,
+        table=table,
+        orbits=OrbitModel(
+            OrbitTransformerConfig(16, 1, 2), table, torch.from_numpy(element_features()), 16 * torch.ones(101)
+        ),
+    )
+    designer = CrystalDesigner(few, "hash", {}, steps=2)
+    with pytest.raises(CrystalError, match=r"knows in any space group gives it with 3 .* ask for units=1$"):
+        designer.stream(1, "NaCl", units=3, templates=())
+
+
+def test_generate_is_the_stream_joined():
+    """One signature and one documentation."""
+    ours, streams = (inspect.signature(f) for f in (CrystalDesigner.generate, CrystalDesigner.stream))
+    assert ours.parameters == streams.parameters and ours.return_annotation is CrystalSamples
+    assert CrystalDesigner.generate.__doc__ == CrystalDesigner.stream.__doc__
+    parts = list(DESIGNER.stream(3, "NaCl", templates=(), batch_size=2))
+    whole = DESIGNER.generate(3, "NaCl", templates=())
+    assert [len(p) for p in parts] == [2, 1] and all(map(same, whole, [c for p in parts for c in p]))

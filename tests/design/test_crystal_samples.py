@@ -1,4 +1,3 @@
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,27 +15,14 @@ from unisci.design.crystal_scores import Reference
 from unisci.design.potentials import Evaluation, ase_calculator
 from unisci.domains.crystal import Crystal
 from unisci.domains.crystal_files import read_crystals
-from unisci.metrics.workers import Answer, Workers
+from unisci.metrics.workers import Workers
 
 SALT, CSCL, PEROVSKITE = (Crystal.from_structure(s) for s in (rock_salt(), caesium_chloride(), perovskite()))
 MOVED = Crystal.from_structure(moved(rock_salt().get_primitive_structure()))
 THIN = Crystal(np.array([11, 17]), np.array([[0, 0, 0], [0, 0, 0.5]]), np.diag([20, 20, 0.6]))
 
 
-@pytest.fixture(autouse=True)
-def no_processes(monkeypatch):
-    """Starting workers takes seconds: the same work in this process."""
-
-    class Here(contextlib.nullcontext):
-        def __init__(self, count=2, prepare=None):
-            super().__init__(self)
-            assert count == 2 and callable(prepare)
-
-        def map(self, function, tasks):
-            return [Answer(function(*task), None) for task in tasks]
-
-    for module in (crystal_samples, crystal_scores):
-        monkeypatch.setattr(module, "Workers", Here)
+pytestmark = pytest.mark.usefixtures("no_processes")
 
 
 @pytest.fixture

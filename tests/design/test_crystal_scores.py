@@ -1,5 +1,3 @@
-import contextlib
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,27 +6,11 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Structure
 
 from tests.metrics.crystals import caesium_chloride, moved, perovskite, rattled, rock_salt, triclinic
-from unisci.design import crystal_scores
 from unisci.design.crystal_scores import Reference, above, measures, novel, ranks, smact, standardised
 from unisci.design.potentials import Evaluation, ase_calculator
 from unisci.domains.crystal import Crystal
-from unisci.metrics.workers import Answer
 
-
-@pytest.fixture(autouse=True)
-def no_processes(monkeypatch):
-    """Starting workers takes seconds: the same work in this process."""
-
-    class Here(contextlib.nullcontext):
-        def __init__(self, count=2, prepare=None):
-            super().__init__(self)
-            assert count == 2 and callable(prepare)
-
-        def map(self, function, tasks):
-            return [Answer(function(*task), None) for task in tasks]
-
-    for module in (crystal_scores,):
-        monkeypatch.setattr(module, "Workers", Here)
+pytestmark = pytest.mark.usefixtures("no_processes")
 
 
 def crystal(structure: Structure) -> Crystal:

@@ -32,6 +32,24 @@ COMMANDS = {
     "evaluate": ["--reference", "--fcd"],
     "verify": ["weights", "--n"],
     "list": [],
+    "forecast": [
+        "--horizon",
+        "-h",
+        "--out",
+        "--freq",
+        "--weights",
+        "--fit",
+        "--steps",
+        "--paths",
+        "--levels",
+        "--seed",
+        "--roll",
+        "--id",
+        "--time",
+        "--target",
+        "--wide",
+    ],
+    "backtest": ["--horizon", "-h", "--out", "--windows", "--step", "--fit", "--wide"],
 }
 TINY = """
 job: molecules

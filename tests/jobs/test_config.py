@@ -1,8 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, read_job
+from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, SeriesJob, read_job
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SMALL = "job: molecules\nout: runs/x\ntraining:\n  steps: 7\n  lr: 1.0e-3\n"
@@ -28,6 +29,9 @@ def test_shipped_configurations_parse(path):
         assert job.orbits.training.warmup != 200 or job.data.validation is not None
         return
     assert job.training.steps >= 1
+    if isinstance(job, SeriesJob):
+        assert any(s.hold_out for s in job.data) and job.training.steps != type(job.training)().steps
+        return
     # They are what they say, not defaults that a wrong key left in place.
     if isinstance(job, MoleculeJob):
         assert job.model.denoiser != type(job.model)().denoiser
@@ -36,9 +40,13 @@ def test_shipped_configurations_parse(path):
 
 
 def test_there_are_shipped_configurations():
-    assert {"molecules_qm9.yaml", "molecules_tiny.yaml", "crystals_mp20.yaml", "crystals_tiny.yaml"} <= {
-        p.name for p in CONFIGS
-    }
+    assert {
+        "molecules_qm9.yaml",
+        "molecules_tiny.yaml",
+        "crystals_mp20.yaml",
+        "crystals_tiny.yaml",
+        "series_tiny.yaml",
+    } <= {p.name for p in CONFIGS}
 
 
 def test_values_that_are_not_named_are_the_defaults(small):
@@ -226,3 +234,42 @@ def test_a_crystal_job_names_what_is_wrong(tmp_path, words, key):
         read(tmp_path / "c.yaml", "job: crystals\nout: runs/x\ndata: {crystals: aflow}\n", words)
     with pytest.raises(ConfigError, match="data"):
         read(tmp_path / "c.yaml", "job: crystals\nout: runs/x\n")
+
+
+SERIES = "job: series\nout: runs/x\ndata: [{series: eeg, hold_out: 48}]\n"
+
+
+def test_a_series_job_has_the_defaults_of_the_forecaster(tmp_path):
+    from unisci.forecasting.trained import MLP, TRAINING
+    from unisci.forecasting.window_model import PATTERNS, Patterns
+    from unisci.jobs.series import network_of
+
+    job = read(tmp_path / "s.yaml", SERIES)
+    own = {"checkpoint_every": TRAINING.checkpoint_every}
+    assert replace(job.training.fit_config(), **own) == TRAINING
+    assert network_of(job) == MLP and Patterns(**job.patterns.model_dump()) == PATTERNS
+    assert read(tmp_path / "s.yaml", SERIES + "data: [{series: x.csv, freq: 1}]\n").data[0].freq == "1"
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        ("data: []\n", "data"),
+        ("data: [{series: eeg, weight: 0}]\n", "data.0.weight"),
+        ("data: [{series: eeg, wide: true, id: a}]\n", "data.0"),
+        ("data: [{series: eeg, counted: true, time: a}]\n", "data.0"),
+        ("network: {kind: cnn}\n", "network"),
+        ("network: {kind: mlp, layers: 3}\n", "network.mlp.layers"),
+        ("patterns: {gaps: 2}\n", "patterns.gaps"),
+        ("sample: {n: 5}\n", "sample.n"),
+    ],
+)
+def test_a_series_job_names_what_is_wrong(tmp_path, text, key):
+    with pytest.raises(ConfigError, match=rf"(?m)^  {key}: "):
+        read(tmp_path / "s.yaml", SERIES + text)
+
+
+def test_less_than_a_horizon_cannot_judge(tmp_path):
+    with pytest.raises(ConfigError, match="eeg holds out 23 steps: give 0, or at least the horizon of 24"):
+        read(tmp_path / "s.yaml", SERIES.replace("48", "23"))
+    assert read(tmp_path / "s.yaml", SERIES.replace("48", "24")).data[0].hold_out == 24

@@ -62,6 +62,16 @@ def drawn(g) -> torch.Tensor:
     return torch.cat([words.log_probability, *rest, *(s.detach().flatten() for s in scores)])
 
 
+def test_parts_are_kept_and_older_files_have_none(path, tmp_path):
+    g = untrained()
+    g.refiner.parts = 0.25
+    save(tmp_path / "parts.safetensors", g, {})
+    assert load_generator(tmp_path / "parts.safetensors")[0].refiner.parts == 0.25
+    older = json.loads(contents(path)[1]["spec"])["refiner"]
+    assert older.pop("parts") == 0
+    assert load_generator(changed(path, tmp_path, {"refiner": older}))[0].refiner.parts == 0
+
+
 def test_full_precision_round_trip_is_exact(tmp_path):
     g = untrained()
     save(tmp_path / "full.safetensors", g, {}, half=False)

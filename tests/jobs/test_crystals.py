@@ -231,6 +231,7 @@ def test_impossible_sizes_are_refused_before_the_data_are_read(tmp_path, stage):
         {"orbits": {"dropout": 0.2}},
         {"data": {"templates": 1}},
         {"refiner": {"without": 0.5}},
+        {"refiner": {"parts": 0.5}},
     ],
 )
 def test_a_folder_of_another_job_is_refused(done, source, tmp_path, changes):

@@ -7,25 +7,25 @@ Types by absorbing diffusion, positions by a flow on the torus with aligned nois
 by six Gaussian numbers (see `unisci.lattice`). Any-to-any training by separate times as in UniDiffuser (arXiv
 2303.06555). A network may read a template, the known crystal that retrieval found (`unisci.domains.templates`); it
 then learns the last stretch alone, times up to FROM_TEMPLATE, from which `predict` refines the noised template. There
-positions keep their places (noise of a few tenths of an angstrom) and the cell is drawn nearly anew.
+positions keep their places (noise of a few tenths of an angstrom) and the cell is drawn nearly anew. See crystal_blocks
+for sites in blocks of any order, which a model may learn too.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from unisci.autoregression.crystal_blocks import Still, of_parts, solve
 from unisci.batch import Batch, Field, Schema
 from unisci.denoiser import Denoiser
+from unisci.order import Order
 from unisci.processes.categorical import absorbing
 from unisci.processes.gaussian import Cosine
 from unisci.processes.product import Product
-from unisci.processes.torus import TorusFlow, aligned
+from unisci.processes.torus import TorusFlow, aligned, exchanged
 from unisci.rng import Rng
 from unisci.solvers.program import compile_solver
 from unisci.solvers.sample import Together, sample
 from unisci.solvers.tokens import Ancestral
-from unisci.state import State, Time
 
 FROM_TEMPLATE = {"position": 0.1, "cell": 0.3}
 PREDICT, ASSIGN, COMPOSE = 0.7, 0.04, 0.16  # of the training draws; half of the rest has three times, the others one
@@ -67,21 +67,14 @@ def _mirrored(batch: Batch, rng: Rng) -> Batch:
     return Batch(batch.schema, state, batch.mask, given, batch.ids)
 
 
-@dataclass(frozen=True)
-class Still:
-    """The solver of a field that is given: nothing moves."""
-
-    def step(self, denoise, x: State, t: Time, s: Time, memory: None, rng: Rng | None) -> tuple[State, None]:
-        return x, None
-
-
 class CrystalModel(nn.Module):
-    """denoiser: of "atom", "position" and "cell"; sizes (N + 1,): counts of crystals by number of sites;
-    without: the share of training examples that see no template."""
+    """denoiser: of "atom", "position" and "cell"; sizes (N + 1,): counts of crystals by number of sites; without: share
+    of examples that see no template; parts: of these, the share that learns a part of the sites, for orders of blocks.
+    """
 
-    def __init__(self, denoiser: Denoiser, sizes: Tensor, without: float = 0.7):
+    def __init__(self, denoiser: Denoiser, sizes: Tensor, without: float = 0.7, parts: float = 0.0):
         super().__init__()
-        self.denoiser, self.without = denoiser, without
+        self.denoiser, self.without, self.parts = denoiser, without, parts
         self.register_buffer("sizes", sizes.float())
 
     def times(self, rng: Rng, told: Tensor | None = None) -> dict[str, Tensor]:
@@ -114,19 +107,24 @@ class CrystalModel(nn.Module):
         schema = {k: batch.schema[k] for k in batch.state} | TEMPLATE_FIELDS
         batch = _mirrored(Batch(schema, batch.state, batch.mask, given, batch.ids), rng)
         told = batch.given["template_distance"] >= 0 if given else None
-        t = self.times(rng, told)
-        return self.denoiser.loss(batch, rng.at(0), t, noisy=self._noised(batch, t, rng.at(0)))
+        t, told = self.times(rng, told), torch.zeros_like(batch.mask[:, 0]) if told is None else told
+        partly = torch.zeros_like(told)
+        if self.parts:
+            t, partly = of_parts(batch.mask, t, self.parts, told, rng)
+        return self.denoiser.loss(batch, rng.at(0), t, noisy=self._noised(batch, t, told, partly, rng.at(0)))
 
-    def _noised(self, batch: Batch, t: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
-        """x_t, positions on the way to aligned noise where no template says where they are."""
+    def _noised(self, batch: Batch, t: dict[str, Tensor], told: Tensor, partly: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """x_t, positions on the way to aligned noise where no template says where they are, told (B,) being False."""
         product = self.denoiser.product.to(batch.mask.device)
         flow, clean = product.processes["position"], batch.state["position"]
         noisy = product.perturb(batch.state, t, rng)
         noise = flow.prior(clean, rng, "position", batch.schema["position"].axes)
-        x = flow.between(clean, aligned(noise, clean, noisy["atom"], batch.mask), t["position"])
-        if batch.given:
-            x = torch.where((batch.given["template_distance"] >= 0)[:, None, None], noisy["position"], x)
-        return noisy | {"position": x}
+        near, time = aligned(noise, clean, noisy["atom"], batch.mask), t["position"]
+        if self.parts:  # a time for each site
+            kind = 2 * noisy["atom"] + (time == 1)
+            near = torch.where(partly[:, None, None], exchanged(noise, clean, kind, batch.mask & (time > 0)), near)
+        x = flow.between(clean, near, time)
+        return noisy | {"position": torch.where(told[:, None, None], noisy["position"], x)}
 
     @torch.no_grad()
     def predict(
@@ -137,13 +135,17 @@ class CrystalModel(nn.Module):
         solver: str = "dpm++2m",
         start: dict[str, float] | None = None,
         times: Tensor | None = None,
+        order: Order | None = None,
     ) -> Batch:
-        """Structures of the given atoms: the batch with "position" and "cell" drawn, `steps` network calls.
+        """Structures of the given atoms: the batch with "position" and "cell" drawn, `steps` network calls a block.
 
         batch.state holds "atom"; its "position" and "cell" are read only where a start is given, a time for each, and
         are then what is noised to it and solved from. times (steps + 1,): shares of the start, from 1 to 0, even ones
-        where not given. batch.given may hold one template a sample. Positions end in [0, 1).
+        where not given. batch.given may hold one template a sample. order: blocks of sites, all at once where not
+        given. Positions end in [0, 1). Raises ValueError for a start and an order at once.
         """
+        if start is not None and order is not None:
+            raise ValueError("an order draws from noise alone: give it or a start, not both")
         product = self.denoiser.product.to(batch.mask.device)
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64) if times is None else times
         if start is None:
@@ -154,8 +156,7 @@ class CrystalModel(nn.Module):
         grids = {k: times * (start[k] if start else 1.0) for k in ("position", "cell")}
         programs = {k: compile_solver(product.processes[k], t, solver) for k, t in grids.items()}
         grid = [{"atom": 0.0 * p, "position": p, "cell": c} for p, c in zip(*grids.values(), strict=True)]
-        denoise = self.denoiser.on(batch)
-        out = sample(denoise, x, grid, Together(atom=Still(), **programs), rng.at(1))
+        out = solve(self.denoiser.on(batch), x, grid, Together(atom=Still(), **programs), rng, order)
         return batch.replace(position=out["position"] - out["position"].floor(), cell=out["cell"])
 
     @torch.no_grad()
@@ -169,12 +170,20 @@ class CrystalModel(nn.Module):
         return batch.replace(atom=sample(self.denoiser.on(batch), x, grid, given, rng.at(1))["atom"])
 
     @torch.no_grad()
-    def generate(self, rng: Rng, steps: int = 50, solver: str = "dpm++2m", sites: Tensor | None = None) -> Batch:
-        """New crystals, one for each of rng.ids: number of sites by the data's histogram or given (B,), then all fields
-        together."""
+    def generate(
+        self,
+        rng: Rng,
+        steps: int = 50,
+        solver: str = "dpm++2m",
+        sites: Tensor | None = None,
+        order: Order | None = None,
+    ) -> Batch:
+        """New crystals, one for each of rng.ids: number of sites by the data's histogram, given (B,) or those of the
+        order, then all fields together, block by block of the order where there is one."""
         device, b = self.sizes.device, len(rng.ids)
         if sites is None:
-            sites = rng.categorical("sites", 0, self.sizes.expand(b, -1), 0)
+            drawn = rng.categorical("sites", 0, self.sizes.expand(b, -1), 0)
+            sites = drawn if order is None else (order.rank >= 0).sum(1)
         n = int(sites.max())
         mask = torch.arange(n, device=device) < sites[:, None]
         product = self.denoiser.product.to(device)
@@ -184,5 +193,5 @@ class CrystalModel(nn.Module):
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         programs = {k: compile_solver(product.processes[k], times, solver) for k in ("position", "cell")}
         together = Together(atom=Ancestral(), **programs)
-        out = sample(self.denoiser.on(batch), product.prior(like, rng.at(0)), list(times), together, rng.at(1))
+        out = solve(self.denoiser.on(batch), product.prior(like, rng.at(0)), list(times), together, rng, order)
         return batch.replace(atom=out["atom"], position=out["position"] - out["position"].floor(), cell=out["cell"])

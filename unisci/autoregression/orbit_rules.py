@@ -1,5 +1,9 @@
 """Which Wyckoff positions an orbit may take: those of the group, in order, that leave what others can hold."""
 
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,6 +59,30 @@ class OrbitRules(nn.Module):
     def possible(self, counts: Tensor) -> Tensor:
         """(B, 231) bool: groups that can hold every one of the counts (B, S)."""
         return self.reachable[:, counts].all(2).T
+
+    def holds(self, group: int, counts: Sequence[int]) -> bool:
+        """Whether some choice of positions of the group gives all the counts of a formula at once."""
+        own = self.of_group == group
+        multiplicities = lambda rows: self.multiplicity[own & rows].tolist()
+        return _fits(Counter(multiplicities(self.fixed)), set(multiplicities(~self.fixed)), counts)
+
+
+def _fits(fixed: Counter[int], free: set[int], counts: Sequence[int]) -> bool:
+    """fixed: multiplicity -> positions without freedom, each taken once by one element; free: multiplicities of those
+    that all elements take as often as they like."""
+    sums = {0}  # that free positions give
+    for n in range(1, max(counts, default=0) + 1):
+        if any(n - m in sums for m in free):
+            sums.add(n)
+    left = {tuple(fixed.values())}
+    for count in counts:
+        left = {
+            tuple(k - u for k, u in zip(state, used, strict=True))
+            for state in left
+            for used in product(*(range(k + 1) for k in state))
+            if count - sum(m * u for m, u in zip(fixed, used, strict=True)) in sums
+        }
+    return bool(left)
 
 
 def _sums(multiplicity: Tensor, fixed: Tensor, group: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:

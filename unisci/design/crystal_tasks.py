@@ -14,7 +14,7 @@ from torch import Tensor
 from unisci.autoregression.crystal_generator import CrystalGenerator
 from unisci.autoregression.crystal_prediction import TRIES
 from unisci.autoregression.retrieval import Retriever
-from unisci.domains.crystal import Crystal, sites_of
+from unisci.domains.crystal import Crystal, CrystalError, sites_of
 from unisci.domains.orbit_batches import formula_rows
 from unisci.domains.prototypes import NamedLibrary
 from unisci.domains.template_files import load_templates
@@ -49,19 +49,57 @@ class Formula(NamedTuple):
     templates: list[tuple[Template, str]]
 
 
-def formula(
-    generator: CrystalGenerator, text: str, counts: dict[int, int], units: int | None, library: NamedLibrary | None
-) -> Formula:
-    """counts: of the formula, by atomic number; units: in the primitive cell, None: those that the model finds likely
-    where the formula is in lowest terms, else 1."""
-    most = 1 if gcd(*counts.values()) > 1 else generator.most_sites // sum(counts.values())
-    choices = [units] if units else range(1, most + 1)
+class Sizes(NamedTuple):
+    """A formula in each size that is allowed: its sites' atomic numbers, and whether draws can hold them (bool)."""
+
+    numbers: list[np.ndarray]
+    drawable: Tensor
+
+
+def sizes(
+    generator: CrystalGenerator,
+    text: str,
+    counts: dict[int, int],
+    units: int | None,
+    spacegroup: int | None,
+    library: NamedLibrary | None,
+) -> Sizes:
+    """counts: of the formula, by atomic number; units: in the primitive cell, None: all that the model can hold where
+    the formula is in lowest terms, else 1. Raises CrystalError where neither the Wyckoff positions of the space group
+    (None: of any) give the counts in some size, nor a template does."""
+    most = generator.most_sites // sum(counts.values())
+    choices = [units] if units else range(1, (1 if gcd(*counts.values()) > 1 else most) + 1)
     numbers = [sites_of({z: k * n for z, n in counts.items()}) for k in choices]
-    rows = zip(*map(formula_rows, numbers), strict=True)
+    drawable = torch.tensor([_holds(generator, counts, k, spacegroup) for k in choices])
+    known = library is not None and any(library.library.nearest(z, 1) for z in numbers)
+    if not known and not drawable.any():
+        others = [k for k in range(1, most + 1) if k not in choices and _holds(generator, counts, k, spacegroup)]
+        where = "any space group" if spacegroup is None else f"spacegroup {spacegroup}"
+        size = choices[0] if len(choices) == 1 else f"{choices[0]} to {choices[-1]}"
+        instead = f"units={' or '.join(map(str, others))}" if others else "another spacegroup or formula"
+        raise CrystalError(
+            f"{text}: no choice of the Wyckoff positions that this model knows in {where} gives it with {size} formula "
+            f"units in the primitive cell; ask for {instead}"
+        )
+    return Sizes(numbers, drawable)
+
+
+def _holds(generator: CrystalGenerator, counts: dict[int, int], units: int, spacegroup: int | None) -> bool:
+    rules = generator.orbits.rules
+    groups = rules.of_group.unique().tolist() if spacegroup is None else [spacegroup]
+    return any(rules.holds(g, [units * n for n in counts.values()]) for g in groups)
+
+
+def formula(generator: CrystalGenerator, text: str, found: Sizes, library: NamedLibrary | None) -> Formula:
+    """Sizes have odds by how likely the model finds them, those that no draw can hold none where one can."""
+    rows = zip(*map(formula_rows, found.numbers), strict=True)
     device = generator.orbits.rules.multiplicity.device
     surprise = generator.orbits.formula_surprise(*(torch.from_numpy(np.stack(x)).to(device) for x in rows))
-    odds = (-surprise).double().softmax(0).cpu()
-    return Formula(text, numbers, odds, _templates(generator, library, numbers, odds.tolist()))
+    surprise = surprise.double().cpu()
+    if found.drawable.any():
+        surprise = surprise.masked_fill(~found.drawable, torch.inf)
+    odds = (-surprise).softmax(0)
+    return Formula(text, found.numbers, odds, _templates(generator, library, found.numbers, odds.tolist()))
 
 
 def formula_tasks(asked: Formula, ids: Sequence[int], seed: int, drawn: bool = False) -> list[Task]:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
-from unisci.jobs.config import ConfigError, CrystalJob, PropertyJob, read_job
+from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, PropertyJob, SeriesJob, read_job
+from unisci.jobs.forecast_commands import backtest, forecast
 
 if TYPE_CHECKING:
     from unisci.design.crystal_designer import CrystalDesigner
 
 app = typer.Typer(
     name="unisci",
-    help="Generate molecules and crystals by permutation-invariant autoregressive diffusion.",
+    help="Generate molecules and crystals, and forecast time series, by diffusion.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,10 +68,13 @@ def generate(
     """
     from unisci.design.crystal_designer import CrystalDesigner
     from unisci.design.parse import spelled
+    from unisci.forecasting.forecaster import Forecaster
     from unisci.jobs.models import load
     from unisci.jobs.runs import generate as run
 
     designer = load(weights, device)
+    if isinstance(designer, Forecaster):
+        raise ConfigError(f"{weights} forecasts series: use `unisci forecast DATA --weights {weights}`")
     told = {"composition": composition, "templates": templates, "spacegroup": spacegroup, "element": element}
     told |= {"units": units, "relax": relax}
     if isinstance(designer, CrystalDesigner):
@@ -110,16 +114,20 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="A YAML job, such as configs/molecules_tiny.yaml.")],
 ) -> None:
-    """Train a generator, or a model of properties, by a YAML job. Change keys by --key value: --training.steps 500.
+    """Train a generator, model of properties or forecaster by a YAML job. Change keys by --key value.
+
+    As in: unisci train configs/molecules_tiny.yaml --training.steps 500
 
     A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
     """
-    from unisci.jobs import crystals, molecules, properties
+    from unisci.jobs import crystals, molecules, properties, series
 
     job = read_job(config, context.args)
-    kind = properties if isinstance(job, PropertyJob) else crystals if isinstance(job, CrystalJob) else molecules
+    kinds = {MoleculeJob: molecules, PropertyJob: properties, CrystalJob: crystals, SeriesJob: series}
     with _interruptible():
-        folder = kind.run(job)
+        folder = kinds[type(job)].run(job)
+    if isinstance(job, SeriesJob):
+        typer.echo((folder / "report.md").read_text(), nl=False)
     typer.echo(f"weights in {folder / 'model.safetensors'}")
 
 
@@ -150,8 +158,13 @@ def verify(
     n: Annotated[int, typer.Option("--n", "-n", help="Samples to draw.")] = 500,
 ) -> None:
     """Draw samples again and compare with the numbers of the weights' card; exit code 1 where they differ."""
+    from unisci.jobs import series_models
     from unisci.jobs.evaluate import verify as check
+    from unisci.jobs.models import find_weights
+    from unisci.jobs.weights_file import form
 
+    if form(find_weights(weights)) == series_models.FORMAT:
+        raise ConfigError(f"{weights} forecasts series: judge it by `unisci backtest DATA --weights {weights}`")
     checks = check(weights, n)
     for c in checks:
         mark = "holds" if c.holds else "DIFFERS"
@@ -163,10 +176,10 @@ def verify(
 @app.command("list")
 def list_weights() -> None:
     """The weights that come with the package."""
-    from unisci.jobs.models import load, shipped
+    from unisci.jobs.models import card_of, shipped
 
     for name, path in shipped().items():
-        card = load(name).card
+        card = card_of(path)
         typer.echo(f"{name}\t{path.stat().st_size / 2**20:.1f} MB\t{card.get('summary', '')}")
 
 
@@ -178,6 +191,10 @@ def _interruptible() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted: what is done is in the folder, the same command continues", err=True)
         raise typer.Exit(130) from None
+
+
+for command in (forecast, backtest):
+    app.command()(_interruptible()(command))
 
 
 def main() -> None:

@@ -160,12 +160,14 @@ class OrbitsConfig(Strict):
 
 
 class RefinerConfig(Strict):
-    """Sizes of an AtomTransformer; without: the share of training examples that see no template."""
+    """Sizes of an AtomTransformer; without: the share of training examples that see no template; parts: of these, the
+    share that learns a part of the sites from another, for drawing in blocks."""
 
     width: int = Field(96, ge=1)
     layers: int = Field(4, ge=1)
     heads: int = Field(8, ge=1)
     without: float = Field(0.4, ge=0, le=1)
+    parts: float = Field(0.0, ge=0, le=1)
     training: RefinerTraining = RefinerTraining()
 
 
@@ -187,7 +189,127 @@ class CrystalJob(Strict):
     rankers: RankersConfig = RankersConfig()
 
 
-Job = MoleculeJob | PropertyJob | CrystalJob
+class TableConfig(Strict):
+    """Series of a table. series: a .csv or .parquet file, or an embedded set, "synthetic" or "eeg"; freq, id, time,
+    targets: as unisci.domains.series_frames.read_frame, found where they are not given; wide: each target, or each
+    column of numbers, is a series of its own; counted: rows are one step after another, columns of dates not used."""
+
+    series: str
+    freq: str | None = Field(None, coerce_numbers_to_str=True)
+    id: str | None = None
+    time: str | None = None
+    targets: tuple[str, ...] = ()
+    wide: bool = False
+    counted: bool = False
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> "TableConfig":
+        if self.wide and self.id is not None:
+            raise ValueError("wide: each column is a series, so that there is no id: leave one of them out")
+        if self.counted and self.time is not None:
+            raise ValueError("counted: rows have no times, so that no column is time: leave one of them out")
+        return self
+
+
+class SourceConfig(TableConfig):
+    """hold_out: the last steps of every series, kept from training to judge it; weight: how often windows are of this
+    source, beside the others' weights; season: in steps, for the seasonal naive forecast; that of freq where None."""
+
+    hold_out: int = Field(0, ge=0)
+    weight: float = Field(1.0, gt=0)
+    season: int | None = Field(None, ge=1)
+
+
+class WindowConfig(Strict):
+    """Steps that a forecast sees, and steps that it is of."""
+
+    context: int = Field(168, ge=1)
+    horizon: int = Field(24, ge=1)
+
+
+class MLPConfig(Strict):
+    """See unisci.networks.window_mlp."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: int = Field(256, ge=1)
+    hidden: int = Field(512, ge=1)
+    blocks: int = Field(4, ge=1)
+    condition: int = Field(64, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class TransformerConfig(Strict):
+    """See unisci.networks.window_transformer."""
+
+    kind: Literal["transformer"]
+    patch: int = Field(8, ge=1)
+    width: int = Field(96, ge=1)
+    layers: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+    hidden: int = Field(288, ge=1)
+
+
+class StateSpaceConfig(Strict):
+    """See unisci.networks.state_space."""
+
+    kind: Literal["state_space"]
+    width: int = Field(64, ge=1)
+    blocks: int = Field(3, ge=1)
+    modes: int = Field(64, ge=1)
+
+
+class PatternsConfig(Strict):
+    """What is known of training windows, see unisci.forecasting.window_model.Patterns."""
+
+    gaps: float = Field(0.15, ge=0, le=1)
+    nothing: float = Field(0.1, ge=0, le=1)
+    shorter: float = Field(0.2, ge=0, le=1)
+    splits: bool = False
+
+
+class SeriesTraining(TrainingConfig):
+    """validate_samples: most held-out windows of each source that judge the model."""
+
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: int = Field(100, ge=0)
+    ema: float = Field(0.998, ge=0, lt=1)
+
+
+class PathsConfig(Strict):
+    """steps: network calls a path, here and of the weights; n paths of each held-out window judge the model."""
+
+    n: int = Field(100, ge=19)
+    steps: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class SeriesJob(Strict):
+    """Train one forecaster on the series of all sources, which have as many channels but any frequency."""
+
+    job: Literal["series"]
+    out: Path
+    data: tuple[SourceConfig, ...] = Field(min_length=1)
+    shape: WindowConfig = WindowConfig()
+    network: MLPConfig | TransformerConfig | StateSpaceConfig = Field(MLPConfig(), discriminator="kind")
+    patterns: PatternsConfig = PatternsConfig()
+    training: SeriesTraining = SeriesTraining()
+    sample: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _held_out_is_a_horizon(self) -> "SeriesJob":
+        for source in self.data:
+            if 0 < source.hold_out < self.shape.horizon:
+                raise ValueError(
+                    f"data: {source.series} holds out {source.hold_out} steps: give 0, or at least the horizon of "
+                    f"{self.shape.horizon}"
+                )
+        return self
+
+
+Job = MoleculeJob | PropertyJob | CrystalJob | SeriesJob
 
 
 def read_job(path: Path, overrides: list[str] = ()) -> Job:
@@ -211,7 +333,7 @@ def read_job(path: Path, overrides: list[str] = ()) -> Job:
 
 
 def _job_class(values: dict, path: Path) -> type[Job]:
-    known = {"molecules": MoleculeJob, "properties": PropertyJob, "crystals": CrystalJob}
+    known = {"molecules": MoleculeJob, "properties": PropertyJob, "crystals": CrystalJob, "series": SeriesJob}
     if values.get("job") not in known:
         raise ConfigError(f"{path} cannot be used:\n  job: one of {sorted(known)}, got {values.get('job')!r}")
     return known[values["job"]]

@@ -22,12 +22,14 @@ from unisci.processes.torus import UNIFORM_DEVIATION
 FORMAT = "unisci-crystals-1"
 
 
-def build_refiner(config: AtomTransformerConfig, sizes: Tensor, without: float, volumes: Tensor) -> CrystalModel:
+def build_refiner(
+    config: AtomTransformerConfig, sizes: Tensor, without: float, volumes: Tensor, parts: float = 0.0
+) -> CrystalModel:
     """An untrained one. sizes (N + 1,): crystals by number of sites; without: the share of examples that see no
-    template; volumes (101,): of the elements' atoms, cubic angstrom, row = atomic number."""
+    template; volumes (101,): of the elements' atoms, cubic angstrom, row = atomic number; parts: see CrystalModel."""
     network = AtomTransformer(config, volumes[1 : config.classes + 1])
     product = crystal_product(CRYSTAL_FIELDS, config.classes)
-    return CrystalModel(Denoiser(network, product, {"position": UNIFORM_DEVIATION}), sizes, without)
+    return CrystalModel(Denoiser(network, product, {"position": UNIFORM_DEVIATION}), sizes, without, parts)
 
 
 def save(path: Path, generator: CrystalGenerator, card: dict, half: bool = True) -> None:
@@ -38,7 +40,7 @@ def save(path: Path, generator: CrystalGenerator, card: dict, half: bool = True)
     orbits, refiner, g = generator.orbits, generator.refiner, generator
     spec = {
         "orbits": asdict(_orbit_sizes(orbits)),
-        "refiner": asdict(refiner.denoiser.network.config) | {"without": refiner.without},
+        "refiner": asdict(refiner.denoiser.network.config) | {"without": refiner.without, "parts": refiner.parts},
         "rankers": [{"embedding": r.element.embedding_dim, "width": r.own.out_features} for r in g.rankers],
         "table": g.table.text,
         "elements": list(g.elements),
@@ -83,8 +85,8 @@ def _generator(spec: dict, tensors: dict[str, Tensor]) -> CrystalGenerator:
     facts = tensors["orbits.words.element.features"]
     orbits = OrbitModel(OrbitTransformerConfig(**spec["orbits"]), table, facts, volumes)
     sizes = dict(spec["refiner"])
-    without = float(sizes.pop("without"))
-    refiner = build_refiner(AtomTransformerConfig(**sizes), tensors["refiner.sizes"], without, volumes)
+    without, parts = float(sizes.pop("without")), float(sizes.pop("parts", 0.0))  # older files have no parts
+    refiner = build_refiner(AtomTransformerConfig(**sizes), tensors["refiner.sizes"], without, volumes, parts)
     rankers = tuple(TemplateRanker(tensors[f"rankers.{i}.features"], **s) for i, s in enumerate(spec["rankers"]))
     parts = _parts(orbits, refiner, rankers)
     if foreign := [k for k in tensors if not k.startswith(tuple(parts))]:

@@ -70,8 +70,8 @@ def train_refiner(job: CrystalJob, data: CrystalData, device: str, progress: boo
     training, folder = job.refiner.training, job.out / "refiner"
     torch.manual_seed(training.seed)
     sizes = torch.bincount(data.sites.sites)
-    model = build_refiner(refiner_sizes(job), sizes, job.refiner.without, data.volumes).to(device)
-    _same_weights(folder, model)
+    model = build_refiner(refiner_sizes(job), sizes, job.refiner.without, data.volumes, job.refiner.parts)
+    _same_weights(folder, model.to(device))
     return fit(model, data.sites, training.fit_config(), folder, progress=progress)
 
 

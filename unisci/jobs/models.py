@@ -14,7 +14,8 @@ from unisci.batch import Batch
 from unisci.denoiser import Denoiser
 from unisci.design.crystal_designer import CrystalDesigner
 from unisci.design.designer import Designer
-from unisci.jobs import crystal_models, property_models, weights_file
+from unisci.forecasting.forecaster import Forecaster
+from unisci.jobs import crystal_models, property_models, series_models, weights_file
 from unisci.jobs.config import ModelConfig
 from unisci.jobs.graphs import build_product, frequencies, sizes
 from unisci.networks.graph_transformer import GraphHead, GraphTransformer
@@ -72,25 +73,29 @@ def save_weights(path: Path, model: Pard, config: ModelConfig, steps: int, card:
 
 
 def with_card(source: Path, target: Path, card: dict) -> None:
-    """Copy a weights file with another card."""
-    metadata, tensors = weights_file.read(source, FORMAT)
+    """Copy a weights file, of any format, with another card."""
+    metadata, tensors = weights_file.read(source, weights_file.form(source) or FORMAT)
     weights_file.write(target, tensors, metadata | {"card": json.dumps(card)})
 
 
 def load(
     name: str, device: torch.device | str = "cpu", properties: str | Path | None = None
-) -> Designer | CrystalDesigner:
-    """The designer of shipped weights (see `shipped()`) or of a weights file: of molecules or of crystals, as the file
-    says. No network is used.
+) -> Designer | CrystalDesigner | Forecaster:
+    """Shipped weights (see `shipped()`) or those of a file, as what the file says: the designer of molecules or of
+    crystals, or a forecaster of series. No network is used.
 
     properties: of molecules alone: the file of a model of properties to steer by; by default that of the same name in
     the folder "properties" beside the weights, where there is one. Raises ValueError where there are no such weights or
     no such device, or a file is damaged, foreign, of another format version or of other atoms.
     """
     path = find_weights(name)
-    if weights_file.form(path) == crystal_models.FORMAT:
-        if properties is not None:
-            raise ValueError(f"properties: {path} draws crystals, which no model of molecules' properties can steer")
+    form = weights_file.form(path)
+    draws = {crystal_models.FORMAT: "crystals", series_models.FORMAT: "series"}.get(form)
+    if draws and properties is not None:
+        raise ValueError(f"properties: {path} draws {draws}, which no model of molecules' properties can steer")
+    if form == series_models.FORMAT:
+        return series_models.load(path, device)
+    if form == crystal_models.FORMAT:
         generator, card, digest = crystal_models.load_generator(path, device)
         return CrystalDesigner(generator, digest, card)
     metadata, tensors = weights_file.read(path, FORMAT)
@@ -115,6 +120,21 @@ def load(
     if steers is not None and steers.classes != tuple(spec["classes"]):
         raise ValueError(f"{found} knows the atoms {steers.classes}, the generator draws {tuple(spec['classes'])}")
     return Designer(model, steps, weights_file.digest(path), card, steers)
+
+
+def save(forecaster: Forecaster, path: str | Path, half: bool = True) -> None:
+    """Write a trained forecaster for `load`, as .safetensors, in half precision by default. The series of `fit` and the
+    names of their columns are not kept: give `predict` the table. Raises ValueError where it is not trained."""
+    if forecaster.trained is None:
+        raise ValueError("this forecaster is not trained: call fit(df) before it is saved")
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors")
+    series_models.save(Path(path), forecaster.trained, forecaster.trained.card, half)
+
+
+def card_of(path: Path) -> dict:
+    """The card in the header of a weights file. Raises ValueError where the file is damaged or foreign."""
+    return json.loads(weights_file.read(path, weights_file.form(path) or FORMAT)[0].get("card", "{}"))
 
 
 def shipped() -> dict[str, Path]:

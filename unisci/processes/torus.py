@@ -150,6 +150,20 @@ def aligned(noise: Tensor, clean: Tensor, kind: Tensor, exists: Tensor, starts: 
     return torch.from_numpy(out - np.floor(out)).to(noise)
 
 
+def exchanged(noise: Tensor, clean: Tensor, kind: Tensor, moving: Tensor) -> Tensor:
+    """The noise (B, N, 3), exchanged among sites moving (B, N) that are of one kind (B, N), near to clean: `aligned`
+    where other sites are known and so no shift is free."""
+    from scipy.optimize import linear_sum_assignment
+
+    e, x = (v.detach().cpu().double().numpy() for v in (noise, clean))
+    kinds, out = kind.cpu().numpy(), e.copy()
+    for b, here in enumerate(moving.cpu().numpy()):
+        apart = 1e3 * (kinds[b, here, None] != kinds[b, here])
+        cost = (_wrap(e[b, here] - x[b, here, None]) ** 2).sum(-1) + apart
+        out[b, here] = e[b, here][linear_sum_assignment(cost)[1]]
+    return torch.from_numpy(out).to(noise)
+
+
 def _aligned(e: np.ndarray, x: np.ndarray, kind: np.ndarray, starts: int) -> np.ndarray:
     """`aligned` of one sample's n sites."""
     from scipy.optimize import linear_sum_assignment
