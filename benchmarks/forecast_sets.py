@@ -17,8 +17,9 @@ from unisci.domains.series import Panel, Series
 
 @dataclass(frozen=True)
 class Set:
-    """A file, its frequency ("1": integers), season, context and horizon in steps, and windows of each series that
-    judge."""
+    """A file, its frequency ("1": integers), season, context and horizon in steps, and the windows of each series that
+    judge; of M4, whose series have one, each `every`-th series judges. Slow models are judged by each `slow`-th window.
+    """
 
     file: str
     freq: str
@@ -26,25 +27,28 @@ class Set:
     context: int
     horizon: int
     windows: int
-    every: int = 1  # each so many-th series judges
+    every: int = 1
+    slow: int = 2
 
 
 SETS = {
-    "ETTh1": Set("ett/ETTh1.parquet", "h", 24, 336, 24, 6),
-    "ETTm1": Set("ett/ETTm1.parquet", "15min", 96, 384, 24, 6),
-    "exchange": Set("exchange_rate/exchange_rate.parquet", "B", 5, 360, 30, 6),
-    "M4 hourly": Set("m4/hourly.parquet", "1", 24, 312, 48, 1, 10),
-    "weather": Set("weather/weather.parquet", "10min", 144, 288, 24, 3),
+    "ETTh1": Set("ett/ETTh1.parquet", "h", 24, 336, 24, 11),
+    "ETTm1": Set("ett/ETTm1.parquet", "15min", 96, 384, 24, 11),
+    "exchange": Set("exchange_rate/exchange_rate.parquet", "B", 5, 360, 30, 11),
+    "M4 hourly": Set("m4/hourly.parquet", "1", 24, 312, 48, 1, 2, 5),
+    "weather": Set("weather/weather.parquet", "10min", 144, 288, 24, 5),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """train: what may be learnt from; judged: series that end where a forecast begins, and truth (n, h) after them."""
+    """train: what may be learnt from; judged: series that end where a forecast begins, and truth (n, h) after them;
+    few: the rows that judge slow models."""
 
     train: Panel
     judged: Panel
     truth: np.ndarray
+    few: np.ndarray
 
     @property
     def histories(self) -> list[np.ndarray]:
@@ -63,16 +67,17 @@ def task(folder: Path, name: str) -> Task:
     """A set, divided."""
     spec = SETS[name]
     values = columns(folder, spec)
-    train, judged, truth = [], [], []
+    train, judged, truth, few = [], [], [], []
     for k, (series, y) in enumerate(values.items()):
         end = len(y) - spec.horizon if spec.windows == 1 else len(y) * 3 // 4
         train.append(one(series, y[:end], spec.freq))
         if k % spec.every:
             continue
-        for origin in np.linspace(end, len(y) - spec.horizon, spec.windows).astype(int):
+        for i, origin in enumerate(np.linspace(end, len(y) - spec.horizon, spec.windows).astype(int)):
+            few.append((k // spec.every if spec.windows == 1 else i) % spec.slow == 0)
             judged.append(one(f"{series} {origin}", y[:origin], spec.freq))
             truth.append(y[origin : origin + spec.horizon])
-    return Task(Panel(tuple(train)), Panel(tuple(judged)), np.stack(truth))
+    return Task(Panel(tuple(train)), Panel(tuple(judged)), np.stack(truth), np.flatnonzero(few))
 
 
 def one(name: str, y: np.ndarray, freq: str) -> Series:

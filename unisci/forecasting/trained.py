@@ -22,7 +22,7 @@ from unisci.training.fit import FitConfig, fit
 NETWORKS = {WindowMLPConfig: WindowMLP, WindowStateSpaceConfig: WindowStateSpace}
 NETWORKS |= {WindowTransformerConfig: WindowTransformer}
 MLP = WindowMLPConfig(length=1, dropout=0.1)
-TRAINING = FitConfig(steps=2000, batch_size=128, lr=1e-3, warmup=100, ema=0.998, weight_decay=0.05, checkpoint_every=0)
+TRAINING = FitConfig(steps=2500, batch_size=128, lr=1e-3, warmup=100, ema=0.998, weight_decay=0.05, checkpoint_every=0)
 SEASONS, LEAST, MOST = 7, 64, 512  # a context is so many seasons, within these steps
 
 

@@ -10,7 +10,7 @@ for each window and channel, last the last known value, spread the standard devi
 of a y + b is a times the forecast of y, plus b (a > 0), and the level of a random walk is where it was last seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from unisci.batch import Batch, Field, Schema
-from unisci.domains.calendar import phases
+from unisci.domains.calendar import phases, step_days
 from unisci.domains.series import Panel, Series
 from unisci.forecasting.prompts import normalise
 
+TIMES = 3  # that a season must have been seen
+PERIODS = (1.0, 7.0, 365.25)  # days, of the phases
 FLOOR = 0.1  # of the series's own spread, below which a quiet history does not push the scale
 ROUNDING = 1e-9  # of its mean, below which a column does not vary
 
@@ -63,16 +65,29 @@ def window_schema(covariates: int, phase: int, static: int, channels: int) -> Sc
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and standard deviation of the covariates (K,), those of the past first, and of the static numbers (Q,)."""
+    """Mean and standard deviation of the covariates (K,), those of the past first, of the static numbers (Q,), and of
+    the phases (P,): 0 and 1, or inf for a period, such as the year, that no series of training holds TIMES times. The
+    phase of such a period tells which day of training it is, and is learnt by heart."""
 
     covariates: tuple[Tensor, Tensor]
     static: tuple[Tensor, Tensor]
+    phases: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, panel: Panel) -> "Moments":
         """Those of all that is told; a column that does not vary keeps its unit."""
         rows = np.concatenate([_covariates(s, 0) for s in panel])
-        return cls(_moments(rows), _moments(_static(panel)))
+        return cls(_moments(rows), _moments(_static(panel)), _phase_moments(panel))
+
+    def without(self, other: "Moments") -> "Moments":
+        """The same with the phases alone that both have."""
+        return replace(self, phases=(self.phases[0], torch.maximum(self.phases[1], other.phases[1])))
+
+
+def _phase_moments(panel: Panel) -> tuple[Tensor, Tensor]:
+    days = 0.0 if panel.freq == "1" else max(len(s) for s in panel) * step_days(panel.freq)
+    kept = torch.tensor([days >= TIMES * period for period in PERIODS], dtype=torch.bool).repeat_interleave(2)
+    return torch.zeros(len(kept), dtype=torch.float64), torch.where(kept, 1.0, torch.inf).double()
 
 
 def _moments(rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -122,7 +137,7 @@ class Source:
             values=stack(lambda s: _to(s.y, len(s) + ahead)),
             covariates=standard(stack(lambda s: _covariates(s, ahead)), moments.covariates),
             future=0 if one.future is None else one.future.shape[1],
-            phases=stack(lambda s: phases(times(s), s.freq)).float(),
+            phases=standard(stack(lambda s: phases(times(s), s.freq)), moments.phases).float(),
             static=standard(torch.from_numpy(_static(panel)), moments.static),
             first=first,
             end=first + torch.from_numpy(lengths),

@@ -261,16 +261,16 @@ class StateSpaceConfig(Strict):
 class PatternsConfig(Strict):
     """What is known of training windows, see unisci.forecasting.window_model.Patterns."""
 
-    gaps: float = Field(0.15, ge=0, le=1)
+    gaps: float = Field(0.1, ge=0, le=1)
     nothing: float = Field(0.1, ge=0, le=1)
-    shorter: float = Field(0.2, ge=0, le=1)
+    shorter: float = Field(0.1, ge=0, le=1)
     splits: bool = False
 
 
 class SeriesTraining(TrainingConfig):
     """validate_samples: most held-out windows of each source that judge the model."""
 
-    steps: int = Field(2000, ge=1)
+    steps: int = Field(2500, ge=1)
     batch_size: int = Field(128, ge=1)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)

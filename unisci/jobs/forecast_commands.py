@@ -17,7 +17,7 @@ Weights = Annotated[
     str | None, typer.Option(help="Shipped weights or a .safetensors file; default: series-base, or --fit.")
 ]
 Fit = Annotated[bool, typer.Option("--fit", help="Train a model on the table first, in place of weights.")]
-Steps = Annotated[int | None, typer.Option(help="Training steps, implies --fit; default: 2000.")]
+Steps = Annotated[int | None, typer.Option(help="Training steps, implies --fit; default: 2500.")]
 Freq = Annotated[str | None, typer.Option(help="h, 15min, D, W, ME, ... or 1 for integer times; default: inferred.")]
 Id = Annotated[str | None, typer.Option(help="Column that tells series apart; default: unique_id or item_id.")]
 Time = Annotated[str | None, typer.Option(help="Column of times; default: ds, timestamp, date, ...")]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
@@ -56,7 +56,8 @@ def run(job: SeriesJob, progress: bool = True) -> Path:
 def train(job: SeriesJob, held: list[Held], network: WindowConfig, patterns: Patterns, progress: bool) -> Trained:
     """The averaged model of <out>/checkpoints."""
     shape = WindowShape(job.shape.context, job.shape.horizon, len(held[0].train.channels))
-    moments = Moments.of(held[0].train)  # of no covariates
+    dated = [Moments.of(h.train) for h in held if h.train.freq != "1"]
+    moments = reduce(Moments.without, dated) if dated else Moments.of(held[0].train)  # of no covariates
     try:
         sources = [Source.of(h.train, 0, moments) for h in held]
         mixed = Mixed.of(sources, shape, [h.weight for h in held])

@@ -11,6 +11,7 @@ import pandas as pd
 from unisci.domains.calendar import season_length
 from unisci.domains.series import Panel, Series
 from unisci.domains.series_frames import melt_wide, read_file, read_frame
+from unisci.domains.synthetic_series import mixtures
 from unisci.forecasting.backtesting import run_backtest
 from unisci.forecasting.forecaster import Forecaster
 from unisci.jobs.config import ConfigError, SourceConfig, TableConfig
@@ -45,7 +46,7 @@ def eeg() -> Panel:
     return Panel(tuple(one(k) for k in range(4)))
 
 
-EMBEDDED: dict[str, Callable[[], Panel]] = {"synthetic": synthetic, "eeg": eeg}
+EMBEDDED: dict[str, Callable[[], Panel]] = {"synthetic": synthetic, "mixtures": mixtures, "eeg": eeg}
 
 
 def read_table(table: TableConfig) -> Panel:

@@ -1,7 +1,7 @@
 """Forecasters to weights files and back: one network of windows, what its inputs were like, and its card."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -72,8 +72,10 @@ def _trained(spec: dict, card: dict, tensors: dict[str, Tensor]) -> Trained:
         raise ValueError(f"the channels {channels} are not {shape.channels}")
     if not (isinstance(spec["steps"], int) and spec["steps"] > 0):
         raise ValueError(f"steps is {spec['steps']!r}, expected 1 or more")
-    moments = [tuple(tensors.pop(f"moments.{name}.{k}") for k in ("mean", "std")) for name in ("covariates", "static")]
-    if [m.shape for pair in moments for m in pair] != [(n,) for n in (config.covariates, config.static) for _ in "ms"]:
+    names = [field.name for field in fields(Moments)]
+    moments = [tuple(tensors.pop(f"moments.{name}.{k}") for k in ("mean", "std")) for name in names]
+    sizes = (config.covariates, config.static, config.phases)
+    if [m.shape for pair in moments for m in pair] != [(n,) for n in sizes for _ in "ms"]:
         raise ValueError("the moments are of other covariates than the network's")
     schema = window_schema(config.covariates, config.phases, config.static, config.channels)
     model = WindowModel(NETWORKS[type(config)](config), shape, schema, Patterns(**spec["patterns"]))
