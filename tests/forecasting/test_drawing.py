@@ -27,7 +27,7 @@ def test_the_paths_have_the_law_of_the_series():
     source, past = source_of(data, 8), torch.arange(24) < 16
     _, loc, scale = scaled(Y[None], past[None], source.spread)
     model = model_of(GaussianNetwork(-loc[0, 0] / scale[0, 0], ar(24) / scale[0, 0] ** 2), SHAPE, data)
-    paths = draw_paths(model, source, ["s0"], 8, n, model.program(20), 0)
+    paths = draw_paths(model, source, ["s0"], 8, n, model.program(20, "dpm++2m"), 0)
     assert paths.shape == (1, n, 8, 1) and paths.dtype == np.float64
     x, (mean, std) = torch.from_numpy(paths[0, ..., 0]), conditional(ar(24), Y, past)
     assert (x.mean(0) - mean).square().mean().sqrt() < 0.05

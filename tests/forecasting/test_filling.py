@@ -44,7 +44,7 @@ def test_a_gap_has_the_law_of_the_bridge():
     shape = WindowShape(16, 8)
     network = GaussianNetwork(-loc[0, 0] / scale[0, 0], ar(24) / scale[0, 0] ** 2)
     model = model_of(network, shape, data)
-    (found,) = fill_paths(model, data, Moments.of(data), n, model.program(20), 0)
+    (found,) = fill_paths(model, data, Moments.of(data), n, model.program(20, "dpm++2m"), 0)
     assert found.shape == (n, 24, 1)
     x, (mean, std) = torch.from_numpy(found[:, 9:15, 0]), conditional(ar(24), y, known)
     assert (x.mean(0) - mean).square().mean().sqrt() < 0.05

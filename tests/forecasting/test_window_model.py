@@ -57,7 +57,7 @@ def cases():
 def test_windows_are_completed_by_the_exact_law(shape, y, covariance, known):
     model, batch = exact(y, covariance, shape, known)
     where = known.expand(N, -1)
-    out = model.complete(batch, where, ~where, model.program(20), Rng(0, torch.arange(N)))
+    out = model.complete(batch, where, ~where, model.program(20, "dpm++2m"), Rng(0, torch.arange(N)))
     assert out.dtype == F64 and torch.equal(out[:, known], y[known].expand(N, -1))
     error, spread = figures(out, y, covariance, known)
     assert error < 0.05 and spread < 0.08, (error, spread)
@@ -66,7 +66,7 @@ def test_windows_are_completed_by_the_exact_law(shape, y, covariance, known):
 def test_other_conditioners_are_exact_too():
     _, shape, y, covariance, known = next(cases())
     model, batch = exact(y, covariance, shape, known, 400)
-    where, program = known.expand(400, -1), model.program(12)
+    where, program = known.expand(400, -1), model.program(12, "dpm++2m")
     out = model.complete(batch, where, ~where, program, Rng(0, torch.arange(400)), Moment(iterations=16))
     error, spread = figures(out, y, covariance, known)
     assert error < 0.1 and spread < 0.15, (error, spread)
@@ -80,7 +80,7 @@ def test_a_part_may_be_neither_known_nor_wanted():
     model, batch = exact(y, covariance, shape, basis)
     every = lambda v: v.expand(N, -1)
     out = model.complete(
-        batch, every(known), every(wanted), model.program(20), Rng(0, torch.arange(N)), basis=every(basis)
+        batch, every(known), every(wanted), model.program(20, "dpm++2m"), Rng(0, torch.arange(N)), basis=every(basis)
     )
     assert not out[:, ~(known | wanted)].any()
     error, spread = figures(out[:, 4:20], y[4:20], covariance[4:20, 4:20], known[4:20])
@@ -294,4 +294,4 @@ def test_nothing_is_copied_from_or_to_a_device(splits):
 def test_a_program_has_so_many_calls():
     model, _ = training(WindowShape(10, 4), n=2)
     assert model.program(7).nfe == 7
-    assert model.program(7, "ddim").name != model.program(7).name
+    assert model.program(7, "ddim").name != model.program(7).name == "ancestral"

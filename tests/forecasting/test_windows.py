@@ -63,7 +63,7 @@ def test_windows_are_those_of_a_plain_loop(context, horizon, data):
         assert batch.state["y"][row].tolist() == np.where(observed, y, 0.0).tolist()
         want = (covariates - moments.covariates[0].numpy()) / moments.covariates[1].numpy()
         np.testing.assert_allclose(batch.given["covariates"][row], want, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(batch.given["phase"][row], phase, atol=1e-6)
+        np.testing.assert_allclose(batch.given["phase"][row], phase / moments.phases[1].numpy(), atol=1e-6)
         static = (table.series[i].static - moments.static[0].numpy()) / moments.static[1].numpy()
         np.testing.assert_allclose(batch.given["static"][row], static, rtol=1e-6)
         np.testing.assert_allclose(batch.given["spread"][row], np.nanstd(table.series[i].y, 0))
@@ -192,3 +192,22 @@ def test_a_channel_without_a_value_is_finite():
 def test_values_too_large_to_square_have_no_spread():
     source = source_of(panel([1e200, -1e200, 0.0], [1.0, 3.0, 2.0]))
     assert source.spread.isfinite()[:, 0].tolist() == [False, True]
+
+
+def hourly(*lengths):
+    one = lambda n: series(f"s{n}", np.zeros((n, 1)), "h", "2024-01-01")
+    return Panel(tuple(one(n) for n in lengths))
+
+
+def kept(*lengths):
+    """Of day, week and year: which phases are used."""
+    return Moments.of(hourly(*lengths)).phases[1].isfinite().unflatten(0, (3, 2)).all(-1).tolist()
+
+
+def test_a_season_that_was_seen_less_than_three_times_has_no_phase():
+    assert kept(71) == [False, False, False] and kept(72) == [True, False, False]
+    assert kept(71, 21 * 24) == [True, True, False] and kept(3 * 366 * 24) == [True, True, True]
+    few, many = Moments.of(hourly(72)), Moments.of(hourly(21 * 24))
+    assert few.without(many).phases[1].tolist() == many.without(few).phases[1].tolist() == few.phases[1].tolist()
+    source = Source.of(hourly(80), 0, few)
+    assert bool((source.phases[:, 2:] == 0).all()) and bool((source.phases[:, :2] != 0).any())

@@ -14,7 +14,8 @@ from unisci.jobs.config import SeriesJob
 from unisci.networks.window_inputs import WindowConfig
 from unisci.networks.window_mlp import WindowMLPConfig
 
-SMALL = WindowMLPConfig(length=1, width=16, hidden=24, blocks=1, condition=8, dropout=0.1)
+# Widths of whole vector lanes, as those of shipped networks: else a path may round with its place in the batch.
+SMALL = WindowMLPConfig(length=1, width=32, hidden=32, blocks=1, condition=32, dropout=0.1)
 NAMES = ("a", "b", "c")
 
 

@@ -217,7 +217,7 @@ def test_embedded_series():
     day = np.corrcoef(waves.series[0].y[:-24, 0], waves.series[0].y[24:, 0])[0, 1]
     assert day > 0.5 and len({float(s.y[0, 0]) for s in waves}) == 8
     assert len(brain) == 4 and brain.freq == "1" and brain.series[0].y.shape == (800, 1)
-    assert set(EMBEDDED) == {"synthetic", "eeg"}
+    assert set(EMBEDDED) == {"synthetic", "mixtures", "eeg"}
 
 
 def test_tables_are_read_as_they_are_described(files, tmp_path):

@@ -32,6 +32,7 @@ from unisci.networks.window_inputs import WindowConfig
 from unisci.training.fit import FitConfig
 
 Table = Any  # a frame of pandas or polars, or a Panel that was read from one
+GUIDED = 50  # calls a path under scenarios: with fewer, what is measured varies less than its tolerance says
 
 
 class Forecaster:
@@ -149,7 +150,7 @@ class Forecaster:
             about = {"channels": panel.channels, "steps": h}
             guide = guide_by(scenarios, shape, **about)
             options = {"told": partial(known_entries, scenarios, shape, **about)}
-        program = model.program(trained.steps)
+        program = model.program(max(trained.steps, GUIDED), "dpm++2m") if scenarios else model.program(trained.steps)
         draws = draw_paths(model, source, names, h, n_paths, program, seed, conditioner, guide, **options)
         return Forecast(panel, tuple(draws), self.name, tuple(levels), None if quantiles is None else tuple(quantiles))
 
