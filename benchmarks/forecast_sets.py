@@ -3,8 +3,8 @@
     ett/{ETTh1,ETTm1}.parquet  exchange_rate/exchange_rate.parquet  m4/hourly.parquet  weather/weather.parquet
 
 The last quarter of every series is for validation (of M4 the last horizon), the rest for training. Exchange rates and
-M4 come without dates: the first are of working days, the second count their hours.
-"""
+M4 come without dates: the first are of working days, the second count their hours. -9999 in weather is a value not
+taken."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from unisci.domains.series import Panel, Series
+
+NOT_TAKEN = -9999.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def columns(folder: Path, spec: Set) -> dict[str, np.ndarray]:
     table = pd.read_parquet(folder / spec.file)
     if {"id", "y"} <= set(table):
         return {str(name): part["y"].to_numpy(float) for name, part in table.groupby("id", observed=True)}
-    return {name: table[name].to_numpy(float) for name in table.columns.drop("date", errors="ignore")}
+    table = table.drop(columns="date", errors="ignore").astype(float)
+    return {name: table[name].where(table[name] > NOT_TAKEN).to_numpy() for name in table}
 
 
 def task(folder: Path, name: str) -> Task:

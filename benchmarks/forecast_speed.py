@@ -1,6 +1,6 @@
 """Series a second: python -m benchmarks.forecast_speed [--threads 2]
 
-100 paths of 24 steps after 168 for each of 200 series, by the default network (its speed does not depend on training), at
+100 paths of 24 steps after 168 for each of 200 series, by the default network (training does not change its speed), at
 10 and 20 calls a path, and at the 100 steps of a plain DDPM.
 """
 

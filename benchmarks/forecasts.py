@@ -58,7 +58,7 @@ def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int) -> dict[str,
     began = time.process_time()
     paths = np.stack(forecaster.predict(spec.horizon, data.judged, n_paths=100, seed=seed).draws)[..., 0]
     seconds = time.process_time() - began
-    unit = data.truth.std(1).mean() if len(data.truth) else 1.0
+    unit = np.nanstd(data.truth, 1).mean()
     mixed = shuffled(paths, np.random.default_rng(seed))
     naive = seasonal_naive(data.histories, spec.horizon, spec.season)
     base = naive_frame(data, naive)
