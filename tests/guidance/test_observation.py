@@ -169,3 +169,14 @@ def test_bad_observations_are_refused():
         )
     with pytest.raises(ValueError, match="variance"):
         Isotropic(0.0)
+
+
+def test_a_map_that_is_not_positive_leaves_conjugate_gradients_finite():
+    """As the Jacobian of a trained model may be: the direction counts as one of the noise alone."""
+    matrix, noise = torch.diag(torch.tensor([2.0, -0.5])), 0.01
+    times = lambda v: v @ matrix + noise * v
+    b = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.3, -0.2]])
+    found = conjugate_gradients(times, b, 8, noise)
+    assert bool(found.isfinite().all()) and float(found.abs().max()) <= 2 / noise
+    torch.testing.assert_close(found[0], torch.tensor([1 / 2.01, 0.0]))
+    torch.testing.assert_close(found[1], torch.tensor([0.0, 1 / noise]), msg="one step along the bad direction")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BANDS = (0.95, 0.8, 0.5)
 PATHS = 3
 COLOUR = "tab:blue"
+SHADES = ("#d6e6f2", "#a9cbe4", "#7cb0d5")  # of the bands, widest first
 
 
 def fan_plot(forecast: Forecast, series: Sequence[str] | None = None, n: int = 4, history: int | None = None) -> Figure:
@@ -41,7 +42,8 @@ def fan_plot(forecast: Forecast, series: Sequence[str] | None = None, n: int = 4
     for row, i in zip(axes, chosen, strict=True):
         for k, ax in enumerate(row):
             _fan(ax, forecast, i, k, history)
-    axes[0, 0].legend(loc="upper left", fontsize="small")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small", frameon=False)
     return figure
 
 
@@ -50,9 +52,9 @@ def _fan(ax: Axes, forecast: Forecast, i: int, k: int, history: int) -> None:
     one, columns, draws = forecast.panel.series[i], forecast.panel.columns, forecast.draws[i][..., k]
     past, ahead = _clock(one.times)[max(len(one) - history, 0) :], _clock(forecast.times[i])
     ax.plot(past, one.y[len(one) - len(past) :, k], color="black", linewidth=1, label="history")
-    for band in BANDS:
+    for shade, band in zip(SHADES, BANDS, strict=True):
         low, high = quantile_of(draws[None], [(1 - band) / 2, (1 + band) / 2])[:, 0]
-        ax.fill_between(ahead, low, high, color=COLOUR, alpha=0.2, linewidth=0, label=f"{100 * band:g} %")
+        ax.fill_between(ahead, low, high, color=shade, linewidth=0, label=f"{100 * band:g} %")
     ax.plot(ahead, np.median(draws, axis=0), color=COLOUR, linewidth=1.5, label="median")
     ax.plot(ahead, draws[:PATHS].T, color=COLOUR, linewidth=0.5, alpha=0.8)
     ax.set_title(one.name, fontsize="medium")

@@ -25,6 +25,7 @@ from unisci.solvers.sample import processes
 from unisci.state import State, pad, pick
 
 TINY = 1e-30
+SLACK = 0.99  # for rounding, where a positive map has an eigenvalue of 0 beside the noise
 
 
 class Covariance(Protocol):
@@ -200,7 +201,7 @@ class Observation(Term):
             return residual
         noise = (self.sigma_y.to(residual) if isinstance(self.sigma_y, Tensor) else self.sigma_y) ** 2
         times = lambda v: h.along(self.covariance.spread(at, h.adjoint(v))) + noise * v
-        return conjugate_gradients(times, residual, self.iterations)
+        return conjugate_gradients(times, residual, self.iterations, noise)
 
 
 class Linearised(NamedTuple):
@@ -235,17 +236,25 @@ def _pull(measured: Tensor, clean: dict[str, Tensor], v: Tensor, create_graph: b
     return dict(zip(clean, found, strict=True))
 
 
-def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """The solution v of times(v) = b (B, ...), a symmetric positive map of each sample, by a fixed number of steps."""
+def conjugate_gradients(
+    times: Callable[[Tensor], Tensor], b: Tensor, iterations: int, noise: float | Tensor = 0.0
+) -> Tensor:
+    """The solution v of times(v) = b (B, ...), a symmetric positive map of each sample, by a fixed number of steps.
+
+    noise: what the map is known to hold, times(v) = A v + noise v. The Jacobian A of a trained model may not be
+    positive: a sample that meets a direction where it is not takes A for 0 there, and stops (Steihaug 1983).
+    """
     inner = lambda a, c: pad((a * c).reshape(len(a), -1).sum(1), a)
     v, r, p = torch.zeros_like(b), b, b
     rr = inner(r, r)
     for _ in range(iterations):
         q = times(p)
-        step = rr / inner(p, q).clamp(min=TINY)
-        v, r = v + step * p, r - step * q
+        along, least = inner(p, q), inner(p, noise * p)
+        bad = along < SLACK * least
+        step = rr / torch.where(bad, least, along).clamp(min=TINY)
+        v, r = v + step * p, torch.where(bad, 0.0, r - step * q)
         following = inner(r, r)
-        p, rr = r + following / rr.clamp(min=TINY) * p, following
+        p, rr = r + torch.where(bad, 0.0, following / rr.clamp(min=TINY)) * p, following
     return v
 
 
