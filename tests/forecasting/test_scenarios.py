@@ -10,6 +10,7 @@ from unisci.batch import Field
 from unisci.forecasting.prompts import Prompted, draw
 from unisci.forecasting.scenarios import Above, At, Below, Highest, Lowest, Mean, Total, guide_by, known_entries, terms
 from unisci.forecasting.windows import Scaled, WindowShape
+from unisci.guidance.observation import Jacobian
 from unisci.guidance.terms import guided
 from unisci.processes.gaussian import Cosine, level_for
 
@@ -163,12 +164,14 @@ def test_channels_and_steps_are_theirs():
     assert known_entries([At(1, 5.0, "1")], shape, y, known)[1][0].nonzero()[:, 0].tolist() == [8]
     statements = [Total(6.0, 2.0, "v"), Mean(6.0, 0.5, "u", 1), Lowest(0.0, 1.0, "v", 0, 1), Highest(1.0, 1.0, "u")]
     loc, scale = torch.tensor([[[10.0], [20.0]]], dtype=F64), torch.tensor([[[2.0], [3.0]]], dtype=F64)
-    (term,) = terms(statements, shape, Scaled(y, loc, scale), ("u", "v"))
+    sums, extremes = terms(statements, shape, Scaled(y, loc, scale), ("u", "v"))
+    assert sums.covariance == Jacobian() and not extremes.covariance.needs_graph
     x = torch.arange(10, dtype=torch.float32)[None]
     u, v = (10 + 2 * np.arange(5))[2:], (20 + 3 * np.arange(5, 10))[2:]
     expected = [v.sum() / 2, u[1:].mean() / 0.5, v[:2].min(), u.max()]
-    assert term.operator({"y": x})[0].tolist() == term.operator(x)[0].tolist() == pytest.approx(expected)
-    assert term.y.tolist() == [3, 12, 0, 1]
+    asked = lambda x: [*sums.operator(x)[0].tolist(), *extremes.operator(x)[0].tolist()]
+    assert asked({"y": x}) == asked(x) == pytest.approx(expected)
+    assert [*sums.y.tolist(), *extremes.y.tolist()] == [3, 12, 0, 1]
 
 
 def test_the_steps_that_are_asked_for_end_the_horizon():

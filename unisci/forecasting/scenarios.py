@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unisci.forecasting.prompts import values
 from unisci.forecasting.windows import Scaled, WindowShape
-from unisci.guidance.observation import Isotropic, Jacobian, Observation
+from unisci.guidance.observation import Covariance, Isotropic, Jacobian, Observation
 from unisci.guidance.terms import Evaluation, Term, guided
 from unisci.solvers.sample import Denoise
 from unisci.state import State
@@ -142,14 +142,24 @@ def terms(
     measured = [(one, _range(one, shape, channels, steps)) for one in scenarios if not isinstance(one, At)]
     limits = [(one, sites) for one, sites in measured if isinstance(one, Below | Above)]
     numbers = [(one, sites) for one, sites in measured if not isinstance(one, Below | Above)]
-    if numbers:
-        # In units of its tolerance each number weighs the same in the conjugate gradients: M steps solve M numbers.
-        ask = lambda x: [one.measure(units.back(values(x))[:, sites]) / one.tolerance for one, sites in numbers]
-        y = torch.tensor([one.value / one.tolerance for one, _ in numbers], dtype=torch.float64)
-        operator = lambda x: torch.stack(ask(x), 1)
-        found.append(Observation(operator=operator, y=y, sigma_y=1.0, iterations=2 * len(numbers) - 1))
+    # A learned Jacobian is rough where the highest step changes from one to another; entries taken to be independent
+    # are not exact, but do not diverge.
+    extremes = [(one, sites) for one, sites in numbers if isinstance(one, Highest | Lowest)]
+    sums = [(one, sites) for one, sites in numbers if not isinstance(one, Highest | Lowest)]
+    for part, covariance in ((sums, Jacobian()), (extremes, Isotropic(through_model=False))):
+        if part:
+            found.append(_observed(part, units, covariance))
     found += [Limit(units=units, sites=sites, statement=one) for one, sites in limits]
     return tuple(found)
+
+
+def _observed(numbers: Sequence[tuple[Measured, Tensor]], units: Scaled, covariance: Covariance) -> Observation:
+    """All numbers as one observation. In units of its tolerance each weighs the same in the conjugate gradients: M
+    steps solve M numbers."""
+    ask = lambda x: [one.measure(units.back(values(x))[:, sites]) / one.tolerance for one, sites in numbers]
+    y = torch.tensor([one.value / one.tolerance for one, _ in numbers], dtype=torch.float64)
+    operator = lambda x: torch.stack(ask(x), 1)
+    return Observation(operator=operator, y=y, sigma_y=1.0, covariance=covariance, iterations=2 * len(numbers) - 1)
 
 
 def guide_by(
