@@ -292,3 +292,11 @@ def test_a_rolled_forecast_has_the_law_of_the_series():
     std = (1 - decay**2).sqrt()
     assert ((past[:, H:].mean(0) - decay * y[0, -1]) / std).abs().max() < 4 / n**0.5 + 0.05
     assert (past[:, H:].std(0) / std - 1).abs().max() < 0.12
+
+
+def test_particles_take_any_number_of_a_sample():
+    y, where = prompt(3)
+    large = Rng(0, torch.tensor([2**32 - 1, 5, 2**31]))
+    x = Particles(4)(Windows(), y, where, program(4), large)
+    again = Particles(4)(Windows(), y[1:2], where[1:2], program(4), large[torch.tensor([1])])
+    assert bool(x.isfinite().all()) and torch.equal(x[1:2], again)

@@ -24,7 +24,7 @@ from unisci.forecasting.tsdiff import exact
 from unisci.guidance.particles import Report, check_threshold, particle_rng, prior, sample_particles, spread
 from unisci.guidance.terms import Pin, guided
 from unisci.processes.gaussian import Gaussian, level_for
-from unisci.rng import Rng
+from unisci.rng import MASK, Rng
 from unisci.solvers.program import Program
 from unisci.solvers.sample import Denoise, Solver, sample, standard_normal
 from unisci.solvers.score import check_gaussian
@@ -130,6 +130,7 @@ class Particles:
         """A draw of each group by its weights, and all particles, for weighted means."""
         check_gaussian(denoise, "Particles")
         p, known = self.particles, cleared(y, where)
+        rng = replace(rng, ids=rng.ids % ((MASK + 1) // max(p, 1)))  # of any 32 bits to room for P
         solver = Filter(spread(known, p), spread(where, p), p, self.threshold)
         x = solver.start(denoise, prior(denoise, y, rng, p), program.times[0], particle_rng(rng, p))
         return sample_particles(for_particles(denoise, p), x, program.times, solver, rng)
