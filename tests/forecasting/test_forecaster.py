@@ -7,6 +7,7 @@ import pytest
 
 from tests.forecasting.exact_windows import panel
 from unisci.domains.series_frames import read_frame
+from unisci.forecasting import forecaster as module
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.scenarios import At, Total
 from unisci.forecasting.trained import Trained
@@ -231,3 +232,13 @@ def test_a_panel_may_be_given_in_place_of_a_table(trained):
         trained.predict(2, read_frame(df), n_paths=2).stacked, trained.predict(2, df, n_paths=2).stacked
     )
     assert trained.read(None) is trained.panel and quick(read_frame(df)).columns == {}
+
+
+def test_scenarios_take_more_calls_than_forecasts(trained, monkeypatch):
+    """With few, what a scenario measures varies less than its tolerance says."""
+    seen, draw = [], module.draw_paths
+    monkeypatch.setattr(module, "draw_paths", lambda *args, **options: seen.append(args[5]) or draw(*args, **options))
+    trained.predict(2, n_paths=2)
+    trained.condition(2, [Total(1.0, 1.0)], waves("a"), n_paths=2)
+    assert [p.nfe for p in seen] == [trained.steps, module.GUIDED] and module.GUIDED >= 50 > trained.steps
+    assert [p.name for p in seen] == ["ancestral", "dpm++2m"]

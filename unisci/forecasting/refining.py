@@ -19,7 +19,7 @@ from unisci.domains.series import Panel, Series
 from unisci.forecasting.drawing import ROWS, path_ids
 from unisci.forecasting.prompts import Prompted
 from unisci.forecasting.tsdiff import path_levels, pinball, refine_langevin
-from unisci.forecasting.window_model import WindowModel
+from unisci.forecasting.window_model import START, WindowModel
 from unisci.forecasting.windows import Source
 from unisci.guidance.terms import Start
 from unisci.rng import Rng
@@ -51,9 +51,8 @@ class Restart:
 
     def __call__(self, denoise: Denoise, base: State, levels: Tensor, rng: Rng) -> State:
         process = denoise.process["y"]
-        x = Start(base, self.t).state(denoise, rng)
-        times = grid(process, self.steps, start=min(self.t, 0.999))
-        return compile_and_run(denoise, x, times, rng)
+        times = grid(process, self.steps, start=min(self.t, START))
+        return run(denoise, Start(base, self.t).state(denoise, rng), compile_solver(process, times, "dpm++2m"), rng)
 
 
 RESTART = Restart()
@@ -76,11 +75,6 @@ class Langevin:
         t = torch.tensor(self.t, dtype=torch.float64)
         regulariser = lambda x: self.weight * near(x)
         return refine_langevin(denoise, base, regulariser, t, rng, self.steps, self.eta, self.gamma)
-
-
-def compile_and_run(denoise: Denoise, x: State, times: Tensor, rng: Rng) -> State:
-    """Solve from x at times[0] to times[-1]."""
-    return run(denoise, x, compile_solver(denoise.process["y"], times, "dpm++2m"), rng)
 
 
 @torch.no_grad()
