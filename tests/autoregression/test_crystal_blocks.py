@@ -7,17 +7,9 @@ import pytest
 import torch
 
 from tests.autoregression.test_crystals import CRYSTALS, model
-from unisci.autoregression.crystal_blocks import (
-    ONE,
-    BlockDenoise,
-    at_once,
-    by_orbits,
-    of_parts,
-    one_by_one,
-    part_times,
-    parts,
-)
+from unisci.autoregression.crystal_blocks import by_orbits, of_parts
 from unisci.autoregression.crystals import CrystalModel
+from unisci.autoregression.site_blocks import ONE, BlockDenoise, at_once, one_by_one, part_times, parts
 from unisci.domains.crystal import CRYSTAL_FIELDS, Crystal
 from unisci.lattice import wrap
 from unisci.order import Order

@@ -7,14 +7,15 @@ Types by absorbing diffusion, positions by a flow on the torus with aligned nois
 by six Gaussian numbers (see `unisci.lattice`). Any-to-any training by separate times as in UniDiffuser (arXiv
 2303.06555). A network may read a template, the known crystal that retrieval found (`unisci.domains.templates`); it
 then learns the last stretch alone, times up to FROM_TEMPLATE, from which `predict` refines the noised template. There
-positions keep their places (noise of a few tenths of an angstrom) and the cell is drawn nearly anew. See crystal_blocks
+positions keep their places (noise of a few tenths of an angstrom) and the cell is drawn nearly anew. See site_blocks
 for sites in blocks of any order, which a model may learn too.
 """
 
 import torch
 from torch import Tensor, nn
 
-from unisci.autoregression.crystal_blocks import Still, of_parts, solve
+from unisci.autoregression.crystal_blocks import of_parts
+from unisci.autoregression.site_blocks import Still, solve
 from unisci.batch import Batch, Field, Schema
 from unisci.denoiser import Denoiser
 from unisci.order import Order
