@@ -7,8 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDConfig, rdBase
+from rdkit.Chem import AllChem
 
-from unisci.domains.molecule import MAX_ATOMS, Molecule, MoleculeError, atom_classes, parse_class, schema
+from unisci.domains.molecule import (
+    MAX_ATOMS,
+    POSITION,
+    Molecule,
+    MoleculeError,
+    atom_classes,
+    parse_class,
+    schema,
+)
 
 VARIED = {
     "benzene": "c1ccccc1",
@@ -195,3 +204,154 @@ def test_ninety_nine_of_a_hundred_compounds_round_trip():
     assert total > 1000
     assert results["same"] / total >= 0.99, results
     assert sum(v for k, v in results.items() if k.startswith("differs")) / total < 0.005, results
+
+
+def placed(smiles: str, conformers: int = 1) -> Molecule:
+    """With all hydrogens, at positions by RDKit."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert len(AllChem.EmbedMultipleConfs(mol, conformers, randomSeed=1)) == conformers
+    return Molecule.from_rdkit(mol, hydrogens=True)
+
+
+@pytest.mark.parametrize("smiles", VARIED.values(), ids=VARIED)
+def test_hydrogens_as_sites_are_the_same_molecule(smiles):
+    molecule = Molecule.from_smiles(smiles, hydrogens=True)
+    heavy = Molecule.from_smiles(smiles)
+    expected = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert len(molecule.atoms) == expected.GetNumAtoms() and molecule.atoms[: len(heavy.atoms)] == heavy.atoms
+    assert molecule.reason is None and molecule.smiles == heavy.smiles == plain(smiles)
+    assert molecule.explicit and not any(a.GetTotalNumHs() for a in molecule.rdkit.GetAtoms())
+    assert heavy.add_hydrogens().atoms == molecule.atoms
+    assert molecule.heavy().atoms == heavy.atoms and np.array_equal(molecule.heavy().bonds, heavy.bonds)
+    assert Molecule.from_rdkit(molecule.rdkit).atoms == heavy.atoms
+    again = Molecule.from_rdkit(molecule.rdkit, hydrogens=True)
+    assert again.atoms == molecule.atoms and again.smiles == molecule.smiles
+    assert repr(molecule) == f"Molecule({plain(smiles)})"
+
+
+def test_hydrogens_keep_their_places_among_the_sites():
+    params = Chem.SmilesParserParams()
+    params.removeHs = False
+    mol = Chem.MolFromSmiles("[H]OC([H])([H])C", params)
+    assert Molecule.from_rdkit(mol, hydrogens=True).atoms == ("H", "O", "C", "H", "H", "C", "H", "H", "H")
+
+
+def test_which_molecules_are_explicit():
+    assert Molecule.from_smiles("O=C=O").explicit and not Molecule.from_smiles("CO").explicit
+    whole = Molecule.from_smiles("CO", hydrogens=True)
+    assert whole.explicit and whole.add_hydrogens() is whole and not whole.heavy().explicit
+    assert Molecule.from_smiles("[H][H]", hydrogens=True).atoms == ("H", "H")
+    assert Molecule.from_smiles("[H][H]", hydrogens=True).smiles == "[H][H]"
+
+
+@pytest.mark.parametrize(
+    ("removed", "reason"),
+    [(4, "unfinished: C at 0 has 3 of 4 bonds"), (9, "unfinished: N+1 at 2 has 3 of 4 bonds")],
+)
+def test_an_atom_without_all_its_bonds_makes_a_molecule_with_hydrogens_invalid(removed, reason):
+    whole = Molecule.from_smiles("CC[NH3+]", hydrogens=True)
+    assert whole.atoms == ("C", "C", "N+1", *("H",) * 8)
+    keep = [k for k in range(11) if k != removed]
+    cut = Molecule(tuple(whole.atoms[k] for k in keep), whole.bonds[np.ix_(keep, keep)])
+    assert cut.reason == reason and cut.explicit and cut.smiles is None
+    with pytest.raises(MoleculeError, match="unfinished"):
+        cut.add_hydrogens()
+    assert cut.heavy().smiles == "CC[NH3+]"
+
+
+def test_a_hydrogen_has_one_bond():
+    bonds = np.zeros((3, 3), np.int8)
+    bonds[1, [0, 2]] = bonds[[0, 2], 1] = 1
+    assert Molecule(("C", "H", "C"), bonds).reason == "sanitising: AtomValence"
+    assert star("C", 4).reason is None and Molecule(("C",), np.zeros((1, 1), np.int8)).smiles == "C"
+    assert Molecule(("C", "H"), np.zeros((2, 2), np.int8)).reason == "fragments"
+
+
+@pytest.mark.parametrize("smiles", ["[CH3]", "C[CH]C", "CC.O", "*C", "", "C" * (MAX_ATOMS + 1)])
+def test_what_cannot_be_held_is_not_held_with_hydrogens_either(smiles):
+    with pytest.raises(MoleculeError):
+        Molecule.from_smiles(smiles, hydrogens=True)
+
+
+def test_the_limit_counts_heavy_atoms():
+    molecule = Molecule.from_smiles("C" * MAX_ATOMS, hydrogens=True)
+    assert len(molecule.atoms) == len(Molecule.from_rdkit(molecule.rdkit, hydrogens=True).atoms) == 3 * MAX_ATOMS + 2
+
+
+def test_positions_go_to_rdkit_and_back():
+    molecule = placed("OCc1cc[nH]c1", conformers=3)
+    assert molecule.conformers == 3 and molecule.positions.shape == (3, 14, 3)
+    assert molecule.positions.dtype == np.float64
+    mol = molecule.rdkit
+    assert [c.GetId() for c in mol.GetConformers()] == [0, 1, 2] and all(c.Is3D() for c in mol.GetConformers())
+    assert np.array_equal(mol.GetConformer(2).GetPositions(), molecule.positions[2])
+    heavy = molecule.heavy()
+    assert heavy.conformers == 3 and np.array_equal(heavy.positions, molecule.positions[:, :7])
+    assert np.array_equal(Molecule.from_rdkit(mol).positions, heavy.positions)
+    full = heavy.add_hydrogens()
+    assert np.array_equal(full.positions[:, :7], heavy.positions)
+    near = full.positions[:, 7:] - np.stack([full.positions[:, np.argmax(full.bonds[k])] for k in range(7, 14)], 1)
+    assert np.abs(np.linalg.norm(near, axis=-1) - 1).max() < 0.15, "hydrogens about an angstrom from their atoms"
+    assert "svg" in molecule._repr_svg_()
+
+
+def test_a_drawing_is_no_conformer():
+    mol = Chem.MolFromSmiles("CCO")
+    AllChem.Compute2DCoords(mol)
+    assert Molecule.from_rdkit(mol).positions is None and Molecule.from_rdkit(mol, hydrogens=True).conformers == 0
+
+
+def test_a_picture_is_flat_whatever_the_positions():
+    molecule = placed("CC(=O)Nc1ccccc1")
+    assert molecule._repr_svg_() == molecule.heavy().with_positions(None)._repr_svg_()
+
+
+def test_with_positions():
+    molecule = Molecule.from_smiles("CO")
+    xyz = np.arange(6).reshape(2, 3)
+    assert np.array_equal(molecule.with_positions(xyz).positions, xyz[None])
+    assert molecule.with_positions([xyz, xyz]).conformers == 2
+    assert molecule.with_positions(xyz).with_positions(None).positions is None
+    assert molecule.with_positions(np.zeros((0, 2, 3))).positions is None and molecule.positions is None
+    for shape in ((3, 3), (1, 3, 3), (1, 2, 2), (1, 1, 2, 3)):
+        with pytest.raises(ValueError, match=r"expected \(conformers, 2, 3\)"):
+            molecule.with_positions(np.zeros(shape))
+    with pytest.raises(ValueError, match=r"\(2, 3\), expected \(conformers, 2, 3\)"):
+        Molecule(molecule.atoms, molecule.bonds, xyz)
+    broken = molecule.with_positions(np.full((2, 3), np.nan))
+    assert broken.reason == "a position is not finite" and broken.rdkit is None
+
+
+def test_batch_with_positions():
+    items = [placed("CCO", 2), placed("O")]
+    batch = Molecule.batch(items)
+    assert batch.schema == schema(("H", "C", "O")) | {"position": POSITION} and POSITION == ("site", (3,), None)
+    position = batch.state["position"]
+    assert position.dtype == torch.float32 and not position[~batch.mask].any()
+    assert position.sum(1).abs().max() < 1e-5
+    for k, (got, item) in enumerate(zip(Molecule.unbatch(batch), items, strict=True)):
+        assert got.conformers == 1 and got.atoms == item.atoms and got.smiles == item.smiles
+        first = item.positions[0] - item.positions[0].mean(0)
+        assert np.abs(got.positions[0] - first).max() < 1e-6, k
+    for others in ([*items, Molecule.from_smiles("C")], [m.with_positions(None) for m in items]):
+        flat = Molecule.batch(others)
+        assert "position" not in flat.state and "position" not in flat.schema
+        assert all(m.positions is None for m in Molecule.unbatch(flat))
+
+
+@given(name=st.sampled_from(["caffeine", "nitro", "zwitterion", "azide"]), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_batch_holds_any_conformers_in_any_numbering(name, data):
+    whole = Molecule.from_smiles(VARIED[name], hydrogens=True)
+    n = len(whole.atoms)
+    perm = data.draw(st.permutations(range(n)))
+    seed, count = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.integers(1, 3))
+    positions = 3 * np.random.default_rng(seed).standard_normal((count, n, 3)) + 5
+    moved = Molecule(tuple(whole.atoms[k] for k in perm), whole.bonds[np.ix_(perm, perm)], positions)
+    assert moved.smiles == whole.smiles and moved.rdkit.GetNumConformers() == count
+    assert np.array_equal(Molecule.from_rdkit(moved.rdkit, hydrogens=True).positions, positions)
+    (back,) = Molecule.unbatch(Molecule.batch([moved], sites=n + 2))
+    assert back.atoms == moved.atoms and np.array_equal(back.bonds, moved.bonds)
+    assert np.abs(back.positions[0] - positions[0] + positions[0].mean(0)).max() < 1e-5
+    heavy = [k for k, atom in enumerate(moved.atoms) if atom != "H"]
+    assert np.array_equal(moved.heavy().positions, positions[:, heavy])

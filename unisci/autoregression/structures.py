@@ -26,9 +26,9 @@ from unisci.rng import Rng
 from unisci.solvers.program import compile_solver
 from unisci.solvers.sample import Solver, Together
 from unisci.solvers.tokens import Ancestral
-from unisci.state import State
+from unisci.state import State, pad
 
-FOLD, ASSIGN = 0.6, 0.04  # of the training draws; the others make all at once, a share of them in parts
+FOLD, ASSIGN = 0.75, 0.04  # of the training draws; the others make all at once, a share of them in parts
 NEAR = 1.6  # power of the training times of positions, 1 = even ones: bond lengths settle at the end
 POLISH, POLISHING = 0.06, 5  # where a polish starts, and its calls
 PROFILES = 2048  # of the block sizes of training graphs, the most frequent ones, that are kept
@@ -190,13 +190,52 @@ class StructureModel(nn.Module):
         made = self._solved(batch, x, [dict.fromkeys(like, t) for t in times], together, rng, order)
         return self.fold(made, rng.at(0), POLISHING, solver, 1.0, POLISH) if polish else made
 
-    def _solved(
-        self, batch: Batch, x: dict[str, Tensor], grid: Sequence[State], solver: Solver, rng: Rng, order: Order | None
+    @torch.no_grad()
+    def grow(
+        self,
+        batch: Batch,
+        known: Tensor,
+        rng: Rng,
+        steps: int = 50,
+        solver: str = "dpm++2m",
+        power: float = 1.5,
+        polish: bool = True,
     ) -> Batch:
-        """The batch with what is drawn from x; nothing where there is no site or pair."""
+        """The batch with all but its sites `known` (B, N) bool, at least one of each sample, and their pairs drawn at
+        once; known ones stay as they are, and where they are to each other. The other arguments: see `generate`."""
+        product = self.denoiser.product.to(batch.mask.device)
+        order = Order(torch.where(batch.mask, (~known).long(), -1))
+        held = {k: batch.state[k] for k in ("atom", "bond", "position")}
+        held["position"] = centred(held["position"], batch.mask, known)
+        fixed = {"atom": known, "bond": known[:, :, None] & known[:, None], "position": known}
+        keep = lambda x: {k: torch.where(pad(fixed[k], v), held[k], v) for k, v in x.items()}
+        position, times = product.processes["position"], torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power
+        together = Together(atom=Ancestral(), bond=Ancestral(), position=compile_solver(position, times, solver))
+        grid = [dict.fromkeys(held, t) for t in times]
+        made = self._solved(batch, keep(product.prior(held, rng.at(0))), grid, together, rng, order, 1)
+        if not polish:
+            return made
+        x = {k: made.state[k] for k in held} | {"position": centred(made.state["position"], batch.mask, known)}
+        moved = position.perturb(x["position"], torch.tensor(POLISH, device=known.device), rng.at(0), "position", 1)
+        times = torch.linspace(POLISH, 0, POLISHING + 1, dtype=torch.float64)
+        grid = [{"atom": 0.0 * t, "bond": 0.0 * t, "position": t} for t in times]
+        together = Together(atom=Still(), bond=Still(), position=compile_solver(position, times, solver))
+        return self._solved(batch, keep(x | {"position": moved}), grid, together, rng.at(0), order, 1)
+
+    def _solved(
+        self,
+        batch: Batch,
+        x: dict[str, Tensor],
+        grid: Sequence[State],
+        solver: Solver,
+        rng: Rng,
+        order: Order | None,
+        first: int = 0,
+    ) -> Batch:
+        """The batch with what is drawn from x; nothing where there is no site or pair. first: see `solve`."""
         shaped = Batch(self.denoiser.product.schema | RANK, x, batch.mask, batch.given, batch.ids)
         exists = {k: shaped.exists(k) for k in ("atom", "bond")}
         x = x | {k: torch.where(there, x[k], 0) for k, there in exists.items()}
         about = lambda x, known: x | {"position": centred(x["position"], batch.mask, known)}
-        out = solve(self.denoiser.on(shaped), x, grid, solver, rng, order, settle=about)
+        out = solve(self.denoiser.on(shaped), x, grid, solver, rng, order, first, settle=about)
         return batch.replace(**out | {"position": centred(out["position"], batch.mask)})

@@ -144,9 +144,9 @@ def evaluate(
     """
     reading = read(smiles, reasons)
     measured = profile(reading.valid)
-    metrics = [_validity(reading), _uniqueness(reading)]
+    metrics = [validity(reading), uniqueness(reading)]
     if reference is not None:
-        metrics.append(_novelty(reading, reference))
+        metrics.append(novelty(reading, reference))
     metrics += [_mean(name, measured, seed) for name in VALUES]
     if reference is not None:
         metrics += [_w1(name, measured, reference, seed) for name in VALUES]
@@ -158,19 +158,21 @@ def _share(count: int, n: int) -> float:
     return count / n if n else float("nan")
 
 
-def _validity(reading: Reading) -> Metric:
+def validity(reading: Reading) -> Metric:
+    """Valid of all, without correction."""
     n, k = reading.n, len(reading.valid)
     return Metric("validity", _share(k, n), *proportion(k, n), n, reading.failures)
 
 
-def _uniqueness(reading: Reading) -> Metric:
+def uniqueness(reading: Reading) -> Metric:
+    """Distinct of valid."""
     n, counts = len(reading.valid), Counter(reading.valid)
     singles = sum(c == 1 for c in counts.values())
     return Metric("uniqueness", _share(len(counts), n), *distinct(len(counts), singles, n), n)
 
 
-def _novelty(reading: Reading, reference: Reference) -> Metric:
-    """The distinct molecules are taken as independent draws."""
+def novelty(reading: Reading, reference: Reference) -> Metric:
+    """Distinct ones that are not in the reference, of distinct, which are taken as independent draws."""
     unique = set(reading.valid)
     n, k = len(unique), len(unique - reference.known)
     return Metric("novelty", _share(k, n), *proportion(k, n), n, {}, reference.name, reference.sha256)

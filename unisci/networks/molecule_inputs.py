@@ -11,6 +11,7 @@ from unisci.networks.edges import distances, radial
 from unisci.networks.sites import FieldTimes
 
 LARGEST = 4.5  # of the distances that Gaussians tell apart, in standard deviations of the positions
+FARTHEST = 6  # bonds of the shortest path between two atoms that are told apart
 FIELDS = ("atom", "position")  # whose times are told: bonds are masked where they are not known
 
 
@@ -38,22 +39,65 @@ class RankEmbedding(nn.Module):
         return self.rank((rank + 1).clamp(0, self.rank.num_embeddings - 1))
 
 
+class Paths(nn.Module):
+    """What the known bonds say of pairs that need not be bonded, (B, N, N, edge), zero before it is trained.
+
+    w_ij = W[bond_ij] where a bond is known, else 0, and u_k of the atom k tell of the paths of two to four bonds:
+
+        p2_ij = sum_k w_ik u_k w_kj,    p3_ij = sum_k f(p2)_ik u_k w_kj,    p4_ij = sum_k f(p2)_ik u_k f(p2)_kj
+
+    beside the number of bonds on the shortest path. They fix angles, torsions and rings.
+    """
+
+    def __init__(self, width: int, edge: int, bonds: int, channels: int = 16):
+        super().__init__()
+        self.masked = bonds
+        self.bond, self.atom = nn.Embedding(bonds + 1, channels), nn.Linear(width, channels)
+        self.mix, self.out = nn.Linear(channels, channels, bias=False), nn.Linear(3 * channels, edge)
+        self.hops = nn.Embedding(FARTHEST + 1, edge)
+        for weights in (self.out.weight, self.out.bias, self.hops.weight):
+            nn.init.zeros_(weights)
+
+    def forward(self, bond: Tensor, atom: Tensor) -> Tensor:
+        """bond (B, N, N) indices, atom (B, N, width) states."""
+        known = (bond > 0) & (bond < self.masked)
+        w = (self.bond(bond) * known[..., None]).permute(0, 3, 1, 2)
+        u = F.silu(self.atom(atom)).transpose(1, 2)[:, :, None]  # (B, C, 1, N): of the atom passed
+        p2 = (w * u) @ w
+        q = F.silu(self.mix(p2.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)  # 0 where there is no path
+        p3, p4 = (q * u) @ w, (q * u) @ q
+        walks = torch.cat([p2, p3 + p3.transpose(2, 3), p4], 1).permute(0, 2, 3, 1)
+        return self.out(walks) + self.hops(hops(known))
+
+
+def hops(adjacency: Tensor) -> Tensor:
+    """Bonds on the shortest path (B, N, N), 0 where that is longer than FARTHEST, or of a site to itself."""
+    a, reached = adjacency.float(), torch.eye(adjacency.shape[1], dtype=torch.bool, device=adjacency.device)
+    reached = reached.expand_as(adjacency)
+    out = torch.zeros_like(adjacency, dtype=torch.long)
+    for k in range(1, FARTHEST + 1):
+        new = (reached.float() @ a > 0) & ~reached
+        out, reached = torch.where(new, k, out), reached | new
+    return out
+
+
 class MoleculePairs(nn.Module):
-    """Edge states (B, N, N, edge) from distances, bonds (classes, the mask state is one more), atoms and condition."""
+    """Edge states (B, N, N, edge) from distances, bonds (classes, the mask state is one more), the paths of these,
+    atoms and condition."""
 
     def __init__(self, width: int, edge: int, radial: int, bonds: int):
         super().__init__()
         self.radial = radial
         self.geometry, self.bond = nn.Linear(radial + 1, edge), nn.Embedding(bonds + 1, edge)
         self.condition, self.atom = nn.Linear(width, edge), nn.Linear(width, edge, bias=False)
-        self.out = nn.Linear(edge, edge)
+        self.paths, self.out = Paths(width, edge, bonds), nn.Linear(edge, edge)
 
     def forward(self, d: Tensor, bond: Tensor, atom: Tensor, c: Tensor) -> Tensor:
         """d (B, N, N, 3); bond (B, N, N) indices; atom (B, N, width) states; c (B, 1 or N, width)."""
-        r, atom = distances(d), self.atom(atom)
+        r, paths, atom = distances(d), self.paths(bond, atom), self.atom(atom)
         features = torch.cat([radial(r, self.radial, LARGEST), torch.log1p(r * r)[..., None]], -1)
         own = (self.condition(c) + atom)[:, :, None]
-        h = self.geometry(features) + self.bond(bond) + own + atom[:, None]
+        h = self.geometry(features) + self.bond(bond) + paths + own + atom[:, None]
         return h + self.out(F.silu(h))
 
 
