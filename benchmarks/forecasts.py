@@ -21,7 +21,7 @@ from unisci.domains.series import values_frame
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.refining import Langevin, Restart
 from unisci.forecasting.synthesis import synthetic_windows
-from unisci.forecasting.trained import TRAINING
+from unisci.forecasting.trained import MLP, TRAINING
 from unisci.forecasting.windows import Source, at_places, places, scaled
 from unisci.metrics.forecast_baselines import (
     auto_arima,
@@ -48,9 +48,10 @@ def crps(paths: np.ndarray, truth: np.ndarray) -> float:
     return weighted_quantile_loss(path_quantiles(paths), truth).value
 
 
-def train(data: Task, spec: Set, seed: int, steps: int) -> Forecaster:
+def train(data: Task, spec: Set, seed: int, steps: int, anchored: bool = False) -> Forecaster:
     training = replace(TRAINING, steps=steps, seed=seed)
-    return Forecaster(spec.horizon, spec.context, training=training).fit(data.train, progress=False)
+    network = replace(MLP, anchored=anchored)
+    return Forecaster(spec.horizon, spec.context, network, training).fit(data.train, progress=False)
 
 
 def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int) -> dict[str, float]:
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=TRAINING.steps, help="of training")
+    parser.add_argument("--anchored", action="store_true", help="see unisci.forecasting.anchors")
     parser.add_argument("--statistical", action="store_true", help="ETS and ARIMA too")
     args = parser.parse_args()
     for name in args.sets:
@@ -143,7 +145,7 @@ def main() -> None:
         print("baselines: " + row(baselines(data, spec, args.statistical)), flush=True)
         for seed in args.seeds:
             began = time.process_time()
-            forecaster = train(data, spec, seed, args.steps)
+            forecaster = train(data, spec, seed, args.steps, args.anchored)
             seconds = time.process_time() - began
             print(f"seed {seed} ({seconds:.0f} CPU s): {row(judge(forecaster, data, spec, seed))}", flush=True)
 
