@@ -62,8 +62,8 @@ def energy(x, base, refiner, noises=40):
     batch = source_of(data, 8).cut(SHAPE, torch.zeros(s, dtype=torch.long), torch.full((s,), 16))
     whole = lambda v: torch.cat([Y[:16].expand(s, -1), torch.as_tensor(v)], 1)
     where = PAST.expand(s, -1)
-    windows, _ = model.windows(batch.replace(y=whole(x)), where, torch.ones_like(where))
-    sorted_ = model.windows(batch.replace(y=whole(np.sort(base, 0))), where, torch.ones_like(where))[0].state
+    windows, _ = model.windows(batch.replace(y=whole(x)), where, where, torch.ones_like(where))
+    sorted_ = model.windows(batch.replace(y=whole(np.sort(base, 0))), where, where, torch.ones_like(where))[0].state
     denoise = Prompted(model.denoiser.on(windows), windows.state, where)
     level = torch.full((s,), refiner.t)
     with torch.no_grad():

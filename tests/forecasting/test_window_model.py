@@ -8,9 +8,9 @@ from tests.forecasting.exact_windows import F64, GaussianNetwork, Spy, ar, condi
 from tests.laws import no_host_reads
 from tests.oracles import normal
 from unisci.batch import Batch
-from unisci.forecasting.gpd import Moment
+from unisci.forecasting.gpd import CLEAN, Moment
 from unisci.forecasting.window_model import LARGEST, PATTERNS, Patterns, WindowModel
-from unisci.forecasting.windows import WindowShape, at_places, places, scaled
+from unisci.forecasting.windows import WindowShape, at_places, places, relative, scaled
 from unisci.rng import Rng
 
 N = 1500
@@ -205,6 +205,74 @@ def test_patterns_belong_to_the_sample():
     for all_, own in zip(whole, model.prompt(batch[rows], rng(50)[rows]), strict=True):
         assert torch.equal(all_[rows], own)
     assert not torch.equal(whole[1], model.prompt(batch, rng(50, 1))[1])
+
+
+def anchored(y, covariance, known, shape, batch):
+    """The exact model of these windows when they count from their anchors. y, known (B, N)."""
+    units, anchor = relative(scaled(batch.state["y"], known, batch.given["spread"]), known, batch.given["structure"])
+    every = lambda v: v.expand(-1, -1, shape.length).flatten(1)
+    loc, scale = every(units.loc), every(units.scale)
+    network = GaussianNetwork(-loc / scale, covariance / scale[:, :, None] / scale[:, None])
+    return WindowModel(network, shape, batch.schema, anchored=True).eval(), scale, anchor
+
+
+@pytest.mark.parametrize(("shape", "y", "covariance", "known"), [pytest.param(*c[1:], id=c[0]) for c in cases()])
+def test_anchored_windows_are_completed_by_the_exact_law(shape, y, covariance, known):
+    """Any anchor and spread leave the law as it is."""
+    _, batch = exact(y, covariance, shape, known)
+    where = known.expand(N, -1)
+    model, _, anchor = anchored(y, covariance, where, shape, batch)
+    assert bool(anchor[:, ~known].any()) and not anchor[:, known].any()
+    out = model.complete(batch, where, ~where, model.program(20, "dpm++2m"), Rng(0, torch.arange(N)))
+    assert torch.equal(out[:, known], y[known].expand(N, -1))
+    error, spread = figures(out, y, covariance, known)
+    assert error < 0.05 and spread < 0.08, (error, spread)
+
+
+def test_the_anchored_loss_of_an_exact_model_is_the_variance_that_is_left():
+    """In units of each entry's spread: E (D - x_0)^2 / sigma^2 of windows of the law, each with its own anchors."""
+    shape, n = WindowShape(12, 4), 3000
+    covariance = ar(16)
+    y = normal(n, 16, seed=5) @ torch.linalg.cholesky(covariance).T
+    source = source_of(panel(y.flatten().numpy()))
+    batch = source.cut(shape, torch.zeros(n, dtype=torch.long), 16 * torch.arange(n) + 12, torch.arange(n))
+    known = (torch.arange(16) < 12).expand(n, -1)
+    model, scale, _ = anchored(y, covariance, known, shape, batch)
+    model.patterns = ONLY["forecast"]
+    t = 1e-3 + (1 - 1e-3) * rng(n).uniform("time", 0, (n,), 0)
+    alpha, sigma = (v.double()[:, None] for v in model.denoiser.product.processes["y"].level(t))
+    gain = covariance[12:, :12] @ torch.linalg.inv(covariance[:12, :12])
+    prior = covariance[12:, 12:] - gain @ covariance[:12, 12:]
+    prior = prior / scale[:, 12:, None] / scale[:, None, 12:]
+    noised = alpha[..., None] ** 2 * prior + torch.diag_embed(sigma.expand(n, 4) ** 2)
+    left = prior - alpha[..., None] ** 2 * prior @ torch.linalg.solve(noised, prior)
+    want = (left.diagonal(dim1=1, dim2=2) / sigma**2).mean()
+    assert float((model.loss(batch, rng(n)) / want - 1).abs()) < 0.04
+    spread = (scale[:, 12:] / scale[:, :1]).mean(0)
+    assert bool((spread.diff() > 0).all()) and spread[0] < 0.95
+
+
+def test_other_conditioners_have_no_anchors():
+    """They tell the network nothing, which then counts as it was trained to where nothing is known."""
+    model, batch = training(WindowShape(10, 4), n=3)
+    model.anchored = True
+    known = batch.given["observed"] & (model.shape.steps() < 10)
+    for conditioner, some in ((Moment(iterations=2), False), (CLEAN, True)):
+        model.denoiser.network.seen.clear()
+        model.complete(batch, known, ~known, model.program(2), rng(3), conditioner)
+        anchor = model.denoiser.network.seen[0][3]["anchor"]
+        assert bool(anchor.any()) is some and not anchor[known].any()
+
+
+def test_anchors_see_nothing_but_the_known():
+    model, batch = training(WindowShape(10, 4), n=60)
+    model.anchored = True
+    basis, known, exists = model.prompt(batch, rng(60))
+    for value in (3.0, torch.nan):
+        y = torch.where(known, batch.state["y"], batch.state["y"] + value)
+        (one, _), (other, _) = (model.windows(b, basis, known, exists) for b in (batch, batch.replace(y=y)))
+        assert torch.equal(one.given["anchor"], other.given["anchor"])
+        assert torch.equal(one.state["y"][known], other.state["y"][known])
 
 
 @pytest.mark.parametrize("bad", [(0.7, 0.4, 0), (-0.1, 0, 0), (0, 0, 1.1)])

@@ -74,7 +74,7 @@ def test_a_source_is_laid_out_as_its_schema_says():
     assert source.schema == window_schema(PAST + 1, 6, 3, 2) and source.future == 1
     assert source.first.tolist() == [0, 13, 20] and source.end.tolist() == [9, 16, 34]
     bare = source_of(panel(np.arange(5.0), freq="1"))
-    assert set(bare.schema) == {"y", "observed", "spread", "phase"}
+    assert set(bare.schema) == {"y", "observed", "spread", "structure", "anchor", "phase"}
     assert bare.cut(WindowShape(2, 1), torch.tensor([0]), torch.tensor([4])).state["y"].tolist() == [[2.0, 3.0, 4.0]]
 
 

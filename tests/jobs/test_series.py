@@ -234,6 +234,15 @@ def test_tables_are_read_as_they_are_described(files, tmp_path):
     assert len(read(series=str(tmp_path / "twice.csv"), counted=True, wide=True).series[0]) == 20
 
 
+def test_numbers_that_stand_for_no_value_are_missing(tmp_path):
+    frame = pd.DataFrame({"a": [1.0, -9999.0, 3.0, 4.0], "b": [-9999, 2, 7, 7], "c": [1, 2, 3, 4]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    read = lambda **c: [s.y[:, 0] for s in read_table(TableConfig(series=str(tmp_path / "x.csv"), wide=True, **c))]
+    a, b, c = read(missing=[-9999, 7])
+    np.testing.assert_equal([a, b, c], [[1, np.nan, 3, 4], [np.nan, 2, np.nan, np.nan], [1, 2, 3, 4]])
+    np.testing.assert_equal(read(), frame.to_numpy(float).T)
+
+
 @pytest.mark.parametrize(
     "words, named",
     [

@@ -38,6 +38,17 @@ def test_what_is_read_of_a_window():
     assert got.t.tolist() == [0.5] and got.phase is fields["phase"] and got.static is None
 
 
+def test_anchors_are_read_where_entries_exist():
+    y, t, mask = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.5]]), torch.tensor([[True, False]])
+    anchor = torch.tensor([[[3.0, 4.0, 5.0], [torch.nan] * 3]])
+    config = WindowConfig(2, anchored=True)
+    got = read_window(config, {"y": y}, {"y": t}, mask, {"anchor": anchor})
+    assert config.features == got.entries.shape[1] == 7
+    assert got.entries[0, 4:, 0].tolist() == [[3, 0], [4, 0], [5, 0]]
+    with pytest.raises(ValueError, match='this network reads "anchor"'):
+        read_window(config, {"y": y}, {"y": t}, mask, {})
+
+
 @each
 @pytest.mark.parametrize("channels", [1, 2])
 def test_an_answer_for_each_entry(make, channels):

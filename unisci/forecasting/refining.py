@@ -98,7 +98,7 @@ def refine_paths(
     out = []
     for part in torch.arange(n * paths).split(ROWS):
         group = fill_group(part)
-        windows, units = model.windows(batch[group], past[group], (past | wanted)[group])
+        windows, units = model.windows(batch[group], past[group], past[group], (past | wanted)[group])
         # Held too is what does not exist, so that the answers there, which mean nothing, are in no energy.
         denoise = Prompted(model.denoiser.on(windows), windows.state, ~wanted[group])
         drawn = refiner(denoise, windows.state, levels[group], Rng(seed, ids[group]))

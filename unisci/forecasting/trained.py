@@ -84,7 +84,7 @@ def build(network: WindowConfig, shape: WindowShape, source: Source, patterns: P
     """An untrained model whose network reads what the source gives."""
     sizes = {"phases": source.phases, "covariates": source.covariates, "static": source.static}
     config = replace(network, length=shape.length, channels=shape.channels, **{k: v.shape[1] for k, v in sizes.items()})
-    return WindowModel(NETWORKS[type(config)](config), shape, source.schema, patterns)
+    return WindowModel(NETWORKS[type(config)](config), shape, source.schema, patterns, anchored=config.anchored)
 
 
 def usable(panel: Panel, shape: WindowShape, moments: Moments, ahead: int) -> tuple[Panel, Source]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from unisci.batch import Batch, Schema
 from unisci.denoiser import Denoiser
-from unisci.forecasting.gpd import CLEAN, Conditioner
-from unisci.forecasting.windows import Scaled, WindowShape, scaled
+from unisci.forecasting.gpd import CLEAN, Clean, Conditioner
+from unisci.forecasting.windows import Scaled, WindowShape, relative, scaled
 from unisci.processes.gaussian import Cosine, Gaussian
 from unisci.processes.product import Product
 from unisci.rng import Rng
@@ -50,7 +50,8 @@ COSINE = Cosine()
 
 
 class WindowModel(nn.Module):
-    """A network of windows (unisci.networks.window_*) of a shape, with the noise that it undoes."""
+    """A network of windows (unisci.networks.window_*) of a shape, with the noise that it undoes. anchored: entries that
+    are not known count from their anchor, in units of its spread, see `unisci.forecasting.anchors`."""
 
     def __init__(
         self,
@@ -59,17 +60,18 @@ class WindowModel(nn.Module):
         schema: Schema,
         patterns: Patterns = PATTERNS,
         process: Gaussian = COSINE,
+        anchored: bool = False,
     ):
         super().__init__()
         self.denoiser = Denoiser(network, Product({"y": process}, {"y": schema["y"]}))
-        self.shape, self.schema, self.patterns = shape, schema, patterns
+        self.shape, self.schema, self.patterns, self.anchored = shape, schema, patterns, anchored
 
     def loss(self, batch: Batch, rng: Rng) -> Tensor:
         """The mean over entries to predict; batch as of `Source.cut`. Channels without a scale are left out."""
         basis, known, exists = self.prompt(batch, rng)
         has_scale = basis.unflatten(1, (self.shape.channels, -1)).any(-1)
         exists = exists & has_scale.repeat_interleave(self.shape.length, 1)
-        windows, _ = self.windows(batch, basis, exists)
+        windows, _ = self.windows(batch, basis, known, exists)
         within = windows.state["y"].abs() < LARGEST
         windows = replace(windows, mask=windows.mask & within)
         t = self.denoiser.product.times(rng)["y"]
@@ -103,10 +105,13 @@ class WindowModel(nn.Module):
         span = (step >= begin) & (step < begin + size) & ((u[..., 2:] < 0.7) | (shape.channels == 1))
         return span.any(2).flatten(1)
 
-    def windows(self, batch: Batch, basis: Tensor, exists: Tensor) -> tuple[Batch, Scaled]:
-        """The batch in units of `basis` (B, N), with the entries `exists` (B, N) as its sites, and the way back."""
+    def windows(self, batch: Batch, basis: Tensor, known: Tensor, exists: Tensor) -> tuple[Batch, Scaled]:
+        """The batch in units of `basis` (B, N), anchored at what the network will see as known (B, N), with the entries
+        `exists` (B, N) as its sites, and the way back."""
         units = scaled(batch.state["y"], basis, batch.given["spread"])
-        given = {k: v for k, v in batch.given.items() if k not in ("observed", "spread")}
+        given = {k: v for k, v in batch.given.items() if k in ("phase", "static", "covariates")}
+        if self.anchored:
+            units, given["anchor"] = relative(units, known, batch.given["structure"])
         x = torch.where(exists, units.x, 0.0)
         return Batch(self.schema, {"y": x}, exists, given, batch.ids), units
 
@@ -129,7 +134,8 @@ class WindowModel(nn.Module):
         per_channel = basis.unflatten(1, (self.shape.channels, -1)).any(-1)
         if not bool(per_channel.all()):
             raise ValueError("every channel of a window needs a known value, which sets its scale")
-        windows, units = self.windows(batch, basis, known | wanted)
+        clean = known if isinstance(conditioner, Clean) else torch.zeros_like(known)
+        windows, units = self.windows(batch, basis, clean, known | wanted)
         denoise = guide(self.denoiser.on(windows), units)
         drawn = conditioner(denoise, windows.state, known, program, rng)["y"]
         return torch.where(known, batch.state["y"], torch.where(wanted, units.back(drawn), 0.0))

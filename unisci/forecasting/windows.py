@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unisci.batch import Batch, Field, Schema
 from unisci.domains.calendar import phases, step_days
 from unisci.domains.series import Panel, Series
+from unisci.forecasting.anchors import LAGS, anchors, series_structure
 from unisci.forecasting.prompts import normalise
 
 TIMES = 3  # that a season must have been seen
@@ -57,8 +59,10 @@ class WindowShape:
 
 
 def window_schema(covariates: int, phase: int, static: int, channels: int) -> Schema:
-    """The fields of a batch of windows: y, and the conditions that there are."""
-    fields = {"y": Field("site"), "observed": Field("site"), "spread": Field("whole", (channels,))}
+    """The fields of a batch of windows: y, the conditions that there are, "structure" (at site c L + l D of channel c
+    at lag l) and "anchor", see `unisci.forecasting.anchors`."""
+    fields = {name: Field("site") for name in ("y", "observed", "structure")}
+    fields |= {"spread": Field("whole", (channels,)), "anchor": Field("site", (3,))}
     sized = {"phase": ("whole", phase), "static": ("whole", static), "covariates": ("site", covariates)}
     return fields | {k: Field(kind, (size,)) for k, (kind, size) in sized.items() if size}
 
@@ -104,7 +108,8 @@ class Source:
 
     values (R, C) and covariates (R, K) float64, nan where nothing is known; the last `future` of the covariates are
     known ahead. phases (R, P) float32; static (S, Q); both this and the covariates standardised. first and end (S,):
-    the rows of each series, without the empty ones; spread (S, C)."""
+    the rows of each series, without the empty ones; spread (S, C), structure (S, C, LAGS): see
+    `unisci.forecasting.anchors`."""
 
     values: Tensor
     covariates: Tensor
@@ -114,6 +119,7 @@ class Source:
     first: Tensor
     end: Tensor
     spread: Tensor
+    structure: Tensor
     ahead: int
 
     @classmethod
@@ -142,6 +148,7 @@ class Source:
             first=first,
             end=first + torch.from_numpy(lengths),
             spread=torch.from_numpy(np.stack([_spread(s.y) for s in panel])),
+            structure=torch.stack([series_structure(s.y) for s in panel]),
             ahead=ahead,
         )
 
@@ -159,7 +166,9 @@ class Source:
         rows = rows.clamp(0, len(self.values) - 1)
         y = torch.where(inside[..., None], self.values[rows], torch.nan).transpose(1, 2).flatten(1)
         observed = ~y.isnan()
-        given = {"observed": observed, "spread": self.spread[series]}
+        structure = self.structure[..., : shape.length][series]
+        structure = F.pad(structure, (0, max(0, shape.length - LAGS)), value=torch.inf)
+        given = {"observed": observed, "spread": self.spread[series], "structure": structure.flatten(1)}
         if self.phases.shape[1]:
             given["phase"] = self.phases[rows[:, -1]]
         if self.static.shape[1]:
@@ -208,7 +217,7 @@ def at_places(source: Source, shape: WindowShape, batch: Batch) -> Batch:
 
 
 class Scaled(NamedTuple):
-    """Windows (B, N) float32 in units of their histories; loc and scale (B, C, 1) float64 lead back."""
+    """Windows (B, N) float32 in units of their histories; loc and scale (B, C, 1 or L) float64 lead back."""
 
     x: Tensor
     loc: Tensor
@@ -230,6 +239,17 @@ def scaled(y: Tensor, basis: Tensor, spread: Tensor) -> Scaled:
     last = torch.where(at >= 0, y.gather(-1, at.clamp(min=0)), mean)
     scale = torch.maximum(deviation, FLOOR * spread[..., None])
     return Scaled(((y - last) / scale).clamp(-1e3, 1e3).flatten(1).float(), last, scale)
+
+
+def relative(units: Scaled, known: Tensor, structure: Tensor) -> tuple[Scaled, Tensor]:
+    """Windows whose entries that are not `known` (B, N) count from their anchors in units of the spread, and the
+    anchors (B, N, 3): value and log spread in the old units, change. structure (B, N): D in units of y squared."""
+    each = lambda v: v.unflatten(1, (units.loc.shape[1], -1))
+    found = anchors(each(units.x), each(known), each(structure) / units.scale.square())
+    loc, scale = units.loc + units.scale * found.value, units.scale * found.spread
+    x = ((each(units.x) - found.value) / found.spread).clamp(-1e3, 1e3).flatten(1).float()
+    told = torch.stack([found.value, found.spread.log(), found.change], -1)
+    return Scaled(x, loc, scale), told.flatten(1, 2).float()
 
 
 def _to(rows: np.ndarray, length: int) -> np.ndarray:

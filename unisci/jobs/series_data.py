@@ -60,6 +60,7 @@ def read_table(table: TableConfig) -> Panel:
         if Path(c.series).suffix.lower() not in (".csv", ".parquet"):
             raise ConfigError(f"give a .csv or .parquet file, or one of {sorted(EMBEDDED)}")
         frame = read_file(c.series)
+        frame = _without(frame, c.missing)
         if c.counted:
             frame = frame.drop(columns=_dates(frame))
         if c.wide:
@@ -68,6 +69,12 @@ def read_table(table: TableConfig) -> Panel:
     except ValueError as error:
         known = str(error).startswith(c.series)
         raise ConfigError(str(error) if known else f"{c.series}: {error}") from error
+
+
+def _without(frame: pd.DataFrame, missing: tuple[float, ...]) -> pd.DataFrame:
+    """The numbers `missing` as nan."""
+    numbers = frame.select_dtypes("number")
+    return frame.assign(**numbers.mask(numbers.isin(missing))) if missing else frame
 
 
 def _dates(frame: pd.DataFrame) -> list[str]:

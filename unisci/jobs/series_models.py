@@ -78,7 +78,9 @@ def _trained(spec: dict, card: dict, tensors: dict[str, Tensor]) -> Trained:
     if [m.shape for pair in moments for m in pair] != [(n,) for n in sizes for _ in "ms"]:
         raise ValueError("the moments are of other covariates than the network's")
     schema = window_schema(config.covariates, config.phases, config.static, config.channels)
-    model = WindowModel(NETWORKS[type(config)](config), shape, schema, Patterns(**spec["patterns"]))
+    model = WindowModel(
+        NETWORKS[type(config)](config), shape, schema, Patterns(**spec["patterns"]), anchored=config.anchored
+    )
     if foreign := [k for k in tensors if not k.startswith("model.")]:
         raise ValueError(f"tensors of no model: {foreign[:3]}")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})

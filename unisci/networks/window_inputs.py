@@ -3,7 +3,7 @@
 A window of L steps and C channels is a sample of N = C L sites: site c L + l is channel c at step l. Each is known (its
 time is 0), noised or does not exist, as the conditional mask of CSDI (arXiv 2107.03502); of site i a network reads
 
-    e_i = (x_i, k_i x_i, k_i, m_i, covariates_i, which of them are told),      k = known, m = exists
+    e_i = (x_i, k_i x_i, k_i, m_i, anchor_i, covariates_i, which of them are told),      k = known, m = exists
 
 so that one network is unconditional (nothing known), forecasts (the past known) and fills gaps. All that is noised in a
 window has one time, the largest of its existing entries.
@@ -24,8 +24,9 @@ from unisci.state import Time, pick
 @dataclass(frozen=True)
 class WindowConfig:
     """length L in time steps, channels C, and the sizes of what is given, 0 where it is not: "phase" (B, phases) of the
-    calendar at the last step, "covariates" (B, N, covariates), "static" (B, static). Raises ValueError where a size is
-    out of range.
+    calendar at the last step, "covariates" (B, N, covariates), "static" (B, static). anchored: "anchor" (B, N, 3) is
+    given, what an entry was expected to be (`unisci.forecasting.anchors`): value, log spread, change. Raises ValueError
+    where a size is out of range.
     """
 
     length: int
@@ -33,6 +34,7 @@ class WindowConfig:
     phases: int = 0
     covariates: int = 0
     static: int = 0
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("length", 1), ("channels", 1), ("phases", 0), ("covariates", 0), ("static", 0)):
@@ -42,7 +44,7 @@ class WindowConfig:
     @property
     def features(self) -> int:
         """Numbers in e_i."""
-        return 4 + 2 * self.covariates
+        return 4 + 3 * self.anchored + 2 * self.covariates
 
 
 class Window(NamedTuple):
@@ -80,6 +82,9 @@ def read_window(
     known = mask & (t == 0)
     x = torch.where(mask, y, 0.0)
     entries = torch.stack([x, torch.where(known, x, 0.0), known.to(x), mask.to(x)], 1)
+    if c.anchored:
+        anchor = torch.where(mask[..., None], _field(given, "anchor", (len(y), n, 3)).to(x), 0.0)
+        entries = torch.cat([entries, anchor.transpose(1, 2)], 1)
     if c.covariates:
         covariates = _field(given, "covariates", (len(y), n, c.covariates))
         told = mask[..., None] & ~covariates.isnan()

@@ -1,10 +1,12 @@
 """Stacked MLP blocks over a whole window (GPD, Yang et al., arXiv 2406.02212).
 
-    h = W e + b,      h += W_2 gelu(W_1 ((1 + gamma(t)) LN(h) + beta(t))),      out = W_o LN(h) + S (x, k x)
+    h = W e + b,      h += W_2 gelu(W_1 ((1 + gamma(t)) LN(h) + beta(t)))
+    out = W_o LN(h) + (1 + g(t)) S (x, k x, u)
 
 e: all that is read of all entries, see `unisci.networks.window_inputs`; gamma and beta see the static numbers too. S
 maps each channel's own values, and is the same for all channels: to copy a known value, or the mean of the last few, is
-one linear map. The weights belong to places of the window, so its length is fixed.
+one linear map. u, the change of an entry's anchor, and g are there where windows are anchored
+(`unisci.forecasting.anchors`), and 0 elsewhere. The weights belong to places of the window, so its length is fixed.
 """
 
 from dataclasses import dataclass
@@ -57,7 +59,8 @@ class WindowMLP(nn.Module):
         self.entries = nn.Linear(n * c.features, c.width)
         self.phase = nn.Linear(c.phases, c.width, bias=False) if c.phases else None
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.blocks))
-        self.out, self.skip = zero(nn.Linear(c.width, n)), zero(nn.Linear(2 * c.length, c.length))
+        self.out, self.skip = zero(nn.Linear(c.width, n)), zero(nn.Linear((2 + c.anchored) * c.length, c.length))
+        self.gain = zero(nn.Linear(c.condition, n)) if c.anchored else None
 
     def forward(
         self,
@@ -75,5 +78,8 @@ class WindowMLP(nn.Module):
             h = h + self.phase(window.phase)
         for block in self.blocks:
             h = block(h, c)
-        copied = self.skip(window.entries[:, :2].transpose(1, 2).flatten(2))
-        return {"y": self.out(normalised(h)) + copied.flatten(1)}
+        own = window.entries[:, [0, 1, 6] if self.config.anchored else [0, 1]]
+        copied = self.skip(own.transpose(1, 2).flatten(2)).flatten(1)
+        if self.gain is not None:
+            copied = (1 + self.gain(c)) * copied
+        return {"y": self.out(normalised(h)) + copied}
