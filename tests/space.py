@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tests.laws import Inputs
+from tests.laws import Inputs, exists
 from unisci.lattice import cell_matrix, cell_numbers
 from unisci.order import Order
 
@@ -16,19 +16,28 @@ AXES = {
     "atom": 1,
     "position": 1,
     "cell": 0,
+    "bond": 2,
+    "rank": 1,
     "sites": 0,
     "template_position": 1,
     "template_cell": 0,
     "template_distance": 0,
 }
 MASK_STATE = 100
+BONDS = 4
 
 
 def structures(
-    sizes: list[int], seed: int = 0, periodic: bool = True, order: str = "", templates: bool = False
+    sizes: list[int],
+    seed: int = 0,
+    periodic: bool = True,
+    order: str = "",
+    templates: bool = False,
+    bonds: bool = False,
 ) -> Inputs:
     """Random atoms, some unknown, in random cells, double precision, a time for each field of each sample, or, with an
-    order ("blocks" or "doubled", the latter with noised copies), for each site."""
+    order ("blocks" or "doubled", the latter with noised copies), for each site. bonds: random ones, some unknown, and
+    ranks, some of them not told."""
     g = torch.Generator().manual_seed(seed)
     b, n = len(sizes), max(sizes)
     rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
@@ -43,31 +52,51 @@ def structures(
         none = torch.where(torch.arange(b) % 2 == 1, -1.0, 1.0).double()
         cell = torch.randn(b, 6, generator=g, dtype=torch.float64)
         given = {"template_position": rand(b, n, 3), "template_cell": cell, "template_distance": rand(b) * none}
+    if bonds:
+        state["bond"], t["bond"] = symmetric(torch.randint(BONDS + 1, (b, n, n), generator=g)), rand(b)
+        given = {"rank": torch.randint(-1, 4, (b, n), generator=g)}
     inputs = Inputs(state, t, mask, given)
     return _ordered(inputs, order, rand) if order else inputs
+
+
+def symmetric(pairs: Tensor) -> Tensor:
+    """(B, N, N, ...) with the lower triangle of each sample in both."""
+    n = pairs.shape[1]
+    low = (torch.arange(n)[:, None] >= torch.arange(n)).reshape(n, n, *(1,) * (pairs.ndim - 3))
+    return torch.where(low, pairs, pairs.transpose(1, 2))
 
 
 def _ordered(inputs: Inputs, order: str, rand: Callable[..., Tensor]) -> Inputs:
     mask, n = inputs.mask, inputs.mask.shape[1]
     rank = torch.where(mask, (torch.arange(n) // 2).expand_as(mask), -1)
     noisy = None
-    twice = {k for k, axes in AXES.items() if axes == 1}
     if order == "doubled":
-        double = lambda fields: {k: torch.cat([v, v], 1) if k in twice else v for k, v in fields.items()}
+        double = lambda fields: {
+            k: v.repeat(1, *(2,) * AXES[k], *(1,) * (v.ndim - 1 - AXES[k])) for k, v in fields.items()
+        }
         noisy = (torch.arange(2 * n) >= n).expand(len(mask), -1)
         state, rank, mask = double(inputs.state), rank.repeat(1, 2), mask.repeat(1, 2)
         state["position"] = state["position"] + 0.2 * rand(*state["position"].shape) * noisy[..., None]
         inputs = inputs._replace(state=state, given=double(inputs.given))
-    t = {k: rand(*mask.shape) if k in twice else v for k, v in inputs.t.items()}
+    t = {k: rand(*mask.shape) if AXES[k] == 1 else v for k, v in inputs.t.items()}
+    if "bond" in t:
+        t["bond"], other = (symmetric(rand(*mask.shape, mask.shape[1])) for _ in range(2))
+        if noisy is not None:
+            copied = noisy[:, :, None] | noisy[:, None]
+            state["bond"] = torch.where(copied, (other * (BONDS + 1)).long(), state["bond"])
     return inputs._replace(t=t, mask=mask, order=Order(rank, noisy))
 
 
 def randomised(net: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> torch.nn.Module:
-    """The network in double precision with no weight at 0, as trained ones have none: a head at 0 obeys any law."""
+    """The network in double precision with no weight at 0, as trained ones have none: a head at 0 obeys any law. A row
+    of an embedding that stands for nothing stays 0, as in training."""
     g = torch.Generator().manual_seed(seed)
     for p in net.double().parameters():
         fan = p.shape[-1] if p.ndim > 1 else 1
         p.data += scale * torch.randn(p.shape, generator=g, dtype=p.dtype) / fan**0.5
+    for m in net.modules():
+        if isinstance(m, torch.nn.Embedding) and m.padding_idx is not None:
+            m.weight.data[m.padding_idx] = 0
     return net.eval()
 
 
@@ -76,7 +105,8 @@ def assert_close(got: dict[str, Tensor], expected: dict[str, Tensor], mask: Tens
     atoms of a crystal vanish, and three may be out of reach of each other."""
     assert got.keys() == expected.keys()
     for k, value in expected.items():
-        a, b = (v[mask] if AXES[k] else v for v in (got[k], value))
+        there = exists(mask, AXES[k])
+        a, b = got[k][there], value[there]
         torch.testing.assert_close(a, b, rtol=0, atol=tol, msg=lambda m, k=k: f"field {k!r}: {m}")
         assert int(mask.sum(1).max()) < 4 or float(b.detach().abs().max()) > 1e-6, f"field {k!r} is 0 anyhow"
 

@@ -1,6 +1,4 @@
-"""Blocks of sites: any order is one network's; one block is everything at once; what is drawn stays."""
-
-from dataclasses import dataclass
+"""Blocks of a crystal's sites: any order is one network's; one block is everything at once; what is drawn stays."""
 
 import numpy as np
 import pytest
@@ -9,51 +7,21 @@ import torch
 from tests.autoregression.test_crystals import CRYSTALS, model
 from unisci.autoregression.crystal_blocks import by_orbits, of_parts
 from unisci.autoregression.crystals import CrystalModel
-from unisci.autoregression.site_blocks import ONE, BlockDenoise, at_once, one_by_one, part_times, parts
-from unisci.domains.crystal import CRYSTAL_FIELDS, Crystal
+from unisci.autoregression.site_blocks import at_once, one_by_one
+from unisci.domains.crystal import Crystal
 from unisci.lattice import wrap
 from unisci.order import Order
 from unisci.rng import Rng
 
-MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
 
-
-def test_orders():
-    assert at_once(MASK).rank.tolist() == [[0] * 5, [0, 0, -1, -1, -1], [0, 0, 0, -1, -1]]
-    order = one_by_one(MASK, Rng(0, torch.arange(3))).rank
-    assert [sorted(row[m].tolist()) for row, m in zip(order, MASK, strict=True)] == [[0, 1, 2, 3, 4], [0, 1], [0, 1, 2]]
-    assert bool((order[~MASK] == -1).all())
-    many = one_by_one(torch.ones(600, 3).bool(), Rng(0, torch.arange(600))).rank
-    codes = torch.bincount(many @ torch.tensor([9, 3, 1]))
-    assert codes[codes > 0].tolist() == pytest.approx([100] * 6, abs=35)
+def test_equivalent_sites_are_a_block():
     assert by_orbits(CRYSTALS).rank.tolist() == [[0, 1, 2, 2, 2], [0, 1, -1, -1, -1], [0, 1, 2, -1, -1]]
 
 
-def test_parts_of_training():
-    mask = (torch.arange(4) < 3).expand(4000, 4)
-    known, moving = parts(mask, Rng(0, torch.arange(4000)))
-    assert not bool((known & moving).any()) and not bool(((known | moving) & ~mask).any())
-    assert bool(moving.any(1).all())
-    first, size = known.sum(1), moving.sum(1)
-    assert [float((first == k).float().mean()) for k in range(3)] == pytest.approx([1 / 3] * 3, abs=0.03)
-    share = [float((size[first == 0] == k).float().mean()) for k in (1, 2, 3)]
-    rest = (1 - ONE) / 3
-    assert share == pytest.approx([ONE + rest, rest, rest], abs=0.05)
-    assert known.float().mean(0)[:3].tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
-
-
-def test_times_of_a_part_by_hand():
-    known, moving = torch.zeros(2, 3).bool(), torch.zeros(2, 3).bool()
-    known[1, 0] = moving[0, 1] = moving[1, 2] = True
-    t = {"atom": torch.tensor([0.0, 0.3]), "position": torch.tensor([0.5, 0.3]), "cell": torch.tensor([0.5, 0.3])}
-    first = {"atom": torch.tensor([0.0, 1.0]), "position": torch.ones(2), "cell": torch.ones(2)}
-    found = part_times({k: CRYSTAL_FIELDS[k] for k in t}, known, moving, t, first)
-    expected = {
-        "atom": [[0, 0, 0], [0, 1, 0.3]],
-        "position": [[1, 0.5, 1], [0, 1, 0.3]],
-        "cell": [0.5, 0],
-    }
-    assert all(torch.allclose(found[k], torch.tensor(v, dtype=torch.float)) for k, v in expected.items())
+def test_an_order_of_other_sites_is_refused():
+    batch = Crystal.batch(CRYSTALS[:1])
+    with pytest.raises(ValueError, match="without a gap"):
+        model().predict(batch, Rng(0, batch.ids), 2, order=Order(torch.tensor([[0, 0, 2, 2, 2]])))
 
 
 def test_parts_are_of_those_that_predict_or_make_everything():
@@ -144,46 +112,6 @@ def test_a_sample_does_not_depend_on_its_batch():
     alone = m.predict(batch[part].trim(2), Rng(3, part), 3, order=Order(order.rank[part, :2]))
     torch.testing.assert_close(alone.state["cell"], whole.state["cell"][1:2], atol=1e-5, rtol=0)
     assert float(wrap(alone.state["position"] - whole.state["position"][1:2, :2]).abs().max()) < 1e-5
-
-
-@dataclass
-class Says:
-    """A denoiser that moves each site by its number."""
-
-    mask: torch.Tensor
-    schema: dict
-    process: dict
-
-    def __call__(self, x, t):
-        return x | {"position": x["position"] + torch.arange(5.0)[:, None]}
-
-
-def test_a_first_block_has_no_place_of_its_own():
-    batch = Crystal.batch(CRYSTALS[:1])
-    x = dict(batch.state)
-    t = {k: torch.ones(()) for k in x}
-    says = Says(batch.mask, CRYSTAL_FIELDS, {})
-    shift = [
-        BlockDenoise(says, x, Order(torch.tensor([[1, 0, 0, 1, 1]])), k, t)(x, t)["position"][0, :, 0] for k in (0, 1)
-    ]
-    shift = torch.stack(shift) - x["position"][0, :, 0]
-    torch.testing.assert_close(shift[0, [1, 2]], torch.tensor([-0.5, 0.5]))
-    torch.testing.assert_close(shift[1, [0, 3, 4]], torch.tensor([0.0, 3.0, 4.0]))
-
-
-@pytest.mark.parametrize(
-    "rank, words",
-    [
-        ([[0, 0, 0, 0, -1]], "must be 0 or more at each"),
-        ([[0, 0, 0, 0]], "must be 0 or more at each"),
-        ([[0, 0, 2, 2, 2]], "without a gap"),
-        ([[1, 1, 2, 2, 2]], "without a gap"),
-    ],
-)
-def test_orders_that_make_no_sense_are_refused(rank, words):
-    batch = Crystal.batch(CRYSTALS[:1])
-    with pytest.raises(ValueError, match=words):
-        model().predict(batch, Rng(0, batch.ids), 2, order=Order(torch.tensor(rank)))
 
 
 def test_an_order_or_a_start():

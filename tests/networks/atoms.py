@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.laws import Inputs
-from tests.space import randomised, structures
+from tests.space import BONDS, randomised, structures
 from unisci.networks.atom_transformer import AtomTransformer, AtomTransformerConfig
 from unisci.networks.egnn import EGNN, EGNNConfig
 from unisci.networks.equivariant import E3Net, E3NetConfig
@@ -20,12 +20,24 @@ def template_transformer() -> AtomTransformer:
     return AtomTransformer(AtomTransformerConfig(**SMALL, templates=True))
 
 
+def bond_transformer() -> AtomTransformer:
+    return AtomTransformer(AtomTransformerConfig(**SMALL, bonds=BONDS))
+
+
 def egnn() -> EGNN:
     return EGNN(EGNNConfig(width=16, layers=2, frequencies=3, radial=6))
 
 
+def bond_egnn() -> EGNN:
+    return EGNN(EGNNConfig(width=16, layers=2, frequencies=3, radial=6, bonds=BONDS))
+
+
 def e3net() -> E3Net:
     return E3Net(E3NetConfig(scalars=8, tensors=3, radial=5, cutoff=3.5))
+
+
+def bond_e3net() -> E3Net:
+    return E3Net(E3NetConfig(scalars=8, tensors=3, radial=5, cutoff=6.0, bonds=BONDS))
 
 
 BUILT = {}
@@ -39,20 +51,25 @@ def built(make) -> torch.nn.Module:
     return BUILT[make]
 
 
-SLOW = pytest.param(e3net, marks=pytest.mark.slow)
+SLOW, SLOW_BOND = (pytest.param(make, marks=pytest.mark.slow) for make in (e3net, bond_e3net))
+LEARN_BONDS = (bond_transformer, bond_egnn, bond_e3net)
 # A network, and whether it is tried on crystals or on molecules.
 NETWORKS = [
     pytest.param(make, periodic, id=f"{make.__name__}-{'crystal' if periodic else 'molecule'}", marks=marks)
     for make, kinds, marks in (
         (transformer, [True], ()),
         (template_transformer, [True], ()),
+        (bond_transformer, [False], ()),
         (egnn, [True, False], ()),
+        (bond_egnn, [False], ()),
         (e3net, [True, False], pytest.mark.slow),
+        (bond_e3net, [False], pytest.mark.slow),
     )
     for periodic in kinds
 ]
 each = pytest.mark.parametrize(("make", "periodic"), NETWORKS)
+each_with_bonds = pytest.mark.parametrize("make", [bond_transformer, bond_egnn, SLOW_BOND])
 
 
 def inputs_for(make, periodic: bool, sizes: list[int], seed: int = 0, order: str = "") -> Inputs:
-    return structures(sizes, seed, periodic, order, templates=make is template_transformer)
+    return structures(sizes, seed, periodic, order, make is template_transformer, make in LEARN_BONDS)

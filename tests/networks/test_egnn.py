@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from tests.space import randomised, structures
+from tests.space import BONDS, randomised, structures
 from unisci.lattice import cell_matrix, cell_numbers
 from unisci.networks.egnn import EGNN, EGNNConfig, Frame, Layer
 
@@ -80,3 +80,22 @@ def test_a_molecule_is_told_nothing_of_axes():
     d, _, told = Frame(None, 0.0).pairs(torch.rand(1, 3, 3), 2)
     assert told.shape == (1, 3, 3, 18) and not bool(told.any())
     torch.testing.assert_close(d, -d.transpose(1, 2))
+
+
+def test_the_bond_is_a_part_of_the_geometry():
+    """At each layer, beside the distances of the atoms as they have moved; the head reads those of the last."""
+    net, inputs, seen = randomised(network(bonds=BONDS)), structures([4, 3], periodic=False, bonds=True), []
+    for module in (*(layer.pair for layer in net.layers), net.to_bond.pair):
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    net(*inputs)
+    told = net.bond(inputs.state["bond"])
+    assert len(seen) == 3 and all(torch.equal(features[..., -6:], told) for features in seen)
+    assert torch.equal(seen[2], seen[1]) and not torch.equal(seen[1], seen[0])
+
+
+def test_without_bonds_there_are_no_weights_for_them():
+    """So that weights from before fit, and are drawn as before."""
+    plain, bonded = network(), network(bonds=BONDS)
+    more = {k.split(".")[0] for k in bonded.state_dict().keys() - plain.state_dict().keys()}
+    assert more == {"bond", "rank", "to_bond"} and not plain.state_dict().keys() - bonded.state_dict().keys()
+    assert torch.equal(plain.to_atom.weight, bonded.to_atom.weight)

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from tests.space import structures
+from tests.networks.atoms import bond_e3net, built
+from tests.space import BONDS, structures
 from unisci.lattice import cell_matrix, cell_numbers
 from unisci.networks.equivariant import E3Net, E3NetConfig, strained
 
@@ -69,3 +70,22 @@ def test_outputs_are_smooth_where_atoms_cross_the_cutoff():
     inside, edge, outside = at(3 - step), at(3.0), at(3 + step)
     assert float((edge - inside).abs().max()) < 1e-6 and torch.equal(edge, outside)
     assert float((at(2.5) - outside).abs().max()) > 1e-5
+
+
+@pytest.mark.slow
+def test_a_bond_beyond_the_cutoff_sends_no_message_but_is_read():
+    """Of three atoms in a row: the bond of the ends, out of reach, changes the logits of that bond alone."""
+    net, inputs = built(bond_e3net), structures([3], periodic=False, bonds=True)
+    x = torch.tensor([[[0.0, 0, 0], [4, 0, 0], [8, 0, 0]]], dtype=torch.float64)
+
+    @torch.no_grad()
+    def out(i: int, j: int, value: int) -> dict[str, torch.Tensor]:
+        bond = torch.zeros(1, 3, 3, dtype=torch.long)
+        bond[0, i, j] = bond[0, j, i] = value
+        return net(*inputs._replace(state=inputs.state | {"position": x, "bond": bond}))
+
+    none, near, far = out(0, 1, 0), out(0, 1, BONDS - 1), out(0, 2, BONDS - 1)
+    changed = lambda y: (y["bond"] - none["bond"]).abs().amax(-1)[0].triu(1) > 1e-6
+    assert changed(far).nonzero().tolist() == [[0, 2]] and changed(near).nonzero().tolist() == [[0, 1], [0, 2], [1, 2]]
+    for k in ("atom", "position"):
+        assert torch.equal(far[k], none[k]) and float((near[k] - none[k]).abs().max()) > 1e-6

@@ -1,11 +1,11 @@
 """One battery for all networks of atoms. Which laws each obeys:
 
                       permutation  translation  O(3)  cell's basis     padding, batch  causal order
-    AtomTransformer   exact        exact        *     no: reduce       exact           exact
+    AtomTransformer   exact        exact        yes*  no: reduce       exact           exact
     EGNN              exact        exact        yes   no: reduce       exact           exact
     E3Net             exact        exact        yes   any (unimodular) exact           exact
 
-* crystals only, whose numbers do not change under O(3): there is nothing to turn, as for the others' crystals.
+* of its molecules; the numbers of a crystal do not change under O(3): there is nothing to turn, whatever the network.
 """
 
 import pytest
@@ -14,10 +14,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.laws import assert_causal, assert_padding_free, assert_permutes, leaks
-from tests.networks.atoms import SLOW, built, e3net, each, egnn, inputs_for, transformer
-from tests.space import AXES, MASK_STATE, assert_basis_free, assert_close, assert_translates, assert_turns, structures
+from tests.networks.atoms import (
+    SLOW,
+    SLOW_BOND,
+    bond_egnn,
+    bond_transformer,
+    built,
+    e3net,
+    each,
+    each_with_bonds,
+    egnn,
+    inputs_for,
+    transformer,
+)
+from tests.space import (
+    AXES,
+    BONDS,
+    MASK_STATE,
+    assert_basis_free,
+    assert_close,
+    assert_translates,
+    assert_turns,
+    structures,
+    symmetric,
+)
 
-CLASSES = {"atom": MASK_STATE + 1}
+CLASSES = {"atom": MASK_STATE + 1, "bond": BONDS + 1}
 
 
 @each
@@ -105,10 +127,63 @@ def test_an_untrained_network_moves_nothing(make, periodic):
     assert all(float(v.detach().abs().max()) == 0 for v in out.values())
 
 
-@pytest.mark.parametrize("make", [egnn, SLOW])
+@pytest.mark.parametrize("make", [bond_transformer, egnn, bond_egnn, SLOW, SLOW_BOND])
+@pytest.mark.parametrize("order", ["", "doubled"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_molecules_turn_with_their_frame(make, seed):
-    assert_turns(built(make), structures([5, 3, 1], seed, periodic=False))
+def test_molecules_turn_with_their_frame(make, seed, order):
+    assert_turns(built(make), inputs_for(make, False, [5, 3, 1], seed, order))
+
+
+@each_with_bonds
+def test_logits_of_bonds_are_symmetric_and_see_all(make):
+    """To the last bit. Each pair's depend on its own bond, on those of other pairs, on atoms, and on positions."""
+    inputs, net = inputs_for(make, False, [5, 4]), built(make)
+    with torch.no_grad():
+        out = net(*inputs)["bond"]
+        assert out.shape == (2, 5, 5, BONDS) and torch.equal(out, out.transpose(1, 2))
+        swapped = torch.zeros(2, 5, 5).bool()
+        swapped[:, 0, 1] = swapped[:, 1, 0] = True
+        state, first = inputs.state, torch.arange(5) == 0
+        changes = {
+            "bond": torch.where(swapped, (state["bond"] + 1) % BONDS, state["bond"]),
+            "atom": torch.where(first, (state["atom"] + 1) % MASK_STATE, state["atom"]),
+            "position": state["position"] + 0.3 * first[:, None],
+        }
+        for k, value in changes.items():
+            other = net(*inputs._replace(state=state | {k: value}))["bond"]
+            for i, j in ((0, 1), (0, 3), (2, 3)):
+                assert float((other - out)[:, i, j].abs().min()) > 1e-9, (k, i, j)
+
+
+@each_with_bonds
+def test_all_outputs_read_the_bonds(make):
+    inputs, net = inputs_for(make, False, [5, 4]), built(make)
+    bond = symmetric((inputs.state["bond"] + 1) % (BONDS + 1))
+    with torch.no_grad():
+        out, other = net(*inputs), net(*inputs._replace(state=inputs.state | {"bond": bond}))
+    assert all(float((out[k] - other[k])[inputs.mask].abs().max()) > 1e-4 for k in out)
+
+
+@each_with_bonds
+def test_a_rank_that_is_told_is_read_and_none_is_as_if_absent(make):
+    inputs, net = inputs_for(make, False, [5, 4]), built(make)
+    none = torch.full_like(inputs.given["rank"], -1)
+    with torch.no_grad():
+        out, untold, absent = (net(*inputs._replace(given=g)) for g in (inputs.given, {"rank": none}, {}))
+    assert all(torch.equal(untold[k], absent[k]) for k in out)
+    assert all(float((out[k] - absent[k])[inputs.mask].abs().max()) > 1e-4 for k in out)
+
+
+@each_with_bonds
+def test_a_network_of_bonds_refuses_a_state_without(make):
+    with pytest.raises(ValueError, match=f'has no "bond".*bonds = {BONDS}'):
+        built(make)(*structures([3], periodic=False))
+
+
+@pytest.mark.parametrize("make", [egnn, SLOW])
+def test_a_network_of_no_bonds_refuses_them(make):
+    with pytest.raises(ValueError, match='has "bond" and the config bonds = 0: set bonds to the number of classes'):
+        built(make)(*structures([3], periodic=False, bonds=True))
 
 
 AXES_RENAMED = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.float64)

@@ -122,7 +122,7 @@ class StructureModel(nn.Module):
 
     @torch.no_grad()
     def fold(
-        self, batch: Batch, rng: Rng, steps: int = 20, solver: str = "dpm++2m", power: float = 1.5, start: float = 1.0
+        self, batch: Batch, rng: Rng, steps: int = 20, solver: str = "ancestral", power: float = 2.0, start: float = 1.0
     ) -> Batch:
         """Conformers of the given graphs: the batch with "position" drawn by `steps` network calls.
 
@@ -180,7 +180,8 @@ class StructureModel(nn.Module):
         like |= {"bond": torch.zeros(b, n, n, dtype=torch.long, device=device)}
         like |= {"position": torch.zeros(b, n, 3, device=device)}
         x = product.prior(like, rng.at(0))
-        x["position"] = centred(x["position"], mask)
+        if order is None:  # in blocks the noise of later sites is about those that are then known
+            x["position"] = centred(x["position"], mask)
         given = {"rank": order.rank} if told and order is not None else {}
         batch = Batch(product.schema | RANK, like, mask, given, rng.ids)
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power
@@ -188,7 +189,10 @@ class StructureModel(nn.Module):
             atom=Ancestral(), bond=Ancestral(), position=compile_solver(product.processes["position"], times, solver)
         )
         made = self._solved(batch, x, [dict.fromkeys(like, t) for t in times], together, rng, order)
-        return self.fold(made, rng.at(0), POLISHING, solver, 1.0, POLISH) if polish else made
+        if not polish:
+            return made
+        plain = Batch(made.schema, made.state, made.mask, {}, made.ids)  # folding is learnt without ranks
+        return self.fold(plain, rng.at(0), POLISHING, solver, 1.0, POLISH)
 
     @torch.no_grad()
     def grow(
@@ -236,6 +240,12 @@ class StructureModel(nn.Module):
         shaped = Batch(self.denoiser.product.schema | RANK, x, batch.mask, batch.given, batch.ids)
         exists = {k: shaped.exists(k) for k in ("atom", "bond")}
         x = x | {k: torch.where(there, x[k], 0) for k, there in exists.items()}
-        about = lambda x, known: x | {"position": centred(x["position"], batch.mask, known)}
+
+        def about(x: dict[str, Tensor], known: Tensor) -> dict[str, Tensor]:
+            """Known sites about their own mean; the noise of the others is about it already."""
+            moved = centred(x["position"], batch.mask, known)
+            return x | {"position": torch.where(known[..., None], moved, x["position"])}
+
         out = solve(self.denoiser.on(shaped), x, grid, solver, rng, order, first, settle=about)
-        return batch.replace(**out | {"position": centred(out["position"], batch.mask)})
+        out = batch.state | out | {"position": centred(out["position"], batch.mask)}
+        return Batch(batch.schema | shaped.schema, out, batch.mask, batch.given, batch.ids)

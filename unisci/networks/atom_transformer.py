@@ -208,7 +208,7 @@ class AtomTransformer(nn.Module):
         """The same of a molecule."""
         d = differences(state["position"], periodic=False)
         c = self.condition(t, count(mask, given, order, d.dtype))
-        e = self.pairs(d, state["bond"], self.atom(state["atom"]), c)
+        e = self.pairs(d, state["bond"], self.atom(state["atom"]), c, sight)
         return c, e, torch.stack([d, d / (distances(d)[..., None] + SOFT)], 3)
 
 

@@ -6,7 +6,8 @@ geometry_ij is |x_i - x_j|^2, and where there is a cell also its Gram matrix L L
 fractional difference, whose first sine stands for the difference in the update of x: it does not jump at half a cell.
 Exact: permutation, translation, and O(3): molecules turn with their frame; a crystal's numbers, fractional coordinates
 and Gram matrix, do not change. A change of the cell's basis, even of the names of its axes, is another input, as it is
-for DiffCSP: reduce cells first.
+for DiffCSP: reduce cells first. Of a molecule's graph geometry_ij also holds the bond, and bonds are read from it and
+both sites.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from unisci.lattice import cell_matrix
 from unisci.networks.edges import differences, distances, fourier, radial
+from unisci.networks.molecule_inputs import BondHead, RankEmbedding
 from unisci.networks.sites import FieldTimes, centred, count, mean_over_sites, sees, share
 from unisci.order import Order
 
@@ -25,7 +27,8 @@ from unisci.order import Order
 @dataclass(frozen=True)
 class EGNNConfig:
     """Sizes. classes: elements, the mask state is one more; largest: distance up to which the Gaussians tell, in
-    angstrom.
+    angstrom; bonds: classes of bonds, the mask state is one more, 0: there are none; ranks: of a molecule's structural
+    order that are told apart.
     """
 
     classes: int = 100
@@ -34,6 +37,8 @@ class EGNNConfig:
     frequencies: int = 8
     radial: int = 16
     largest: float = 6.0
+    bonds: int = 0
+    ranks: int = 16
 
 
 class Frame(NamedTuple):
@@ -87,7 +92,9 @@ class EGNN(nn.Module):
     """state, t, mask, given, order -> the fields of the state: "atom" logits (B, N, classes), "position" (B, N, 3).
 
     With "cell" (B, 6) in the state also "cell" (B, 6), in the basis of the lattice, and positions are fractional;
-    without it they are Cartesian. "position" is centred, see `centred`. given: "sites" (B,), optional.
+    without it they are Cartesian. Where the config has bonds also "bond" (B, N, N) indices, and logits (B, N, N, bonds)
+    that are symmetric. "position" is centred, see `centred`. given, all optional: "sites" (B,); where there are bonds
+    "rank" (B, N), -1 where not told.
     """
 
     def __init__(self, config: EGNNConfig):
@@ -98,12 +105,15 @@ class EGNN(nn.Module):
             FieldTimes(c.width),
             nn.Linear(1, c.width),
         )
-        features = c.radial + 1 + 6 + 6 * c.frequencies
+        features = c.radial + 1 + 6 + 6 * c.frequencies + c.radial * bool(c.bonds)
         self.layers = nn.ModuleList(Layer(c.width, features) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.width)
         self.to_atom, self.to_axes = nn.Linear(c.width, c.classes), nn.Linear(c.width, 3)
         self.to_cell = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, 6))
         self.gain = nn.Linear(c.width, 1)
+        if c.bonds:
+            self.bond, self.rank = nn.Embedding(c.bonds + 1, c.radial), RankEmbedding(c.width, c.ranks)
+            self.to_bond = BondHead(c.width, features, c.bonds)
         for last in (
             self.to_atom,
             self.to_axes,
@@ -123,18 +133,23 @@ class EGNN(nn.Module):
         order: Order | None = None,
         cache: object | None = None,
     ) -> dict[str, Tensor]:
-        """Raises ValueError where there is a cache, which this network does not keep."""
+        """Raises ValueError where there is a cache, which this network does not keep, and where the state has bonds and
+        the config none, or the other way round."""
         if cache is not None:
             raise ValueError("EGNN keeps no cache: pass None")
+        check_bonds(state, self.config.bonds)
         c, position = self.config, state["position"]
         sites = count(mask, given, order, position.dtype)
         mean = share(sees(mask, order), position.dtype)[:, :, None]
         frame = Frame.of(state, sites)
         time = self.time(t, position) + self.size(sites[:, None].log() - 2)[:, None]
         h, moved = self.atom(state["atom"]) + time, position
+        if c.bonds and "rank" in given:
+            h = h + self.rank(given["rank"])
+        bond = [self.bond(state["bond"])] if c.bonds else []
         for layer in self.layers:
             d, r, told = frame.pairs(moved, c.frequencies)
-            features = torch.cat([radial(r, c.radial, c.largest), torch.log1p(r * r)[..., None], told], -1)
+            features = torch.cat([radial(r, c.radial, c.largest), torch.log1p(r * r)[..., None], told, *bond], -1)
             h, step = layer(h, d, features, mean)
             moved = moved + step
         x = self.norm(h)
@@ -142,4 +157,12 @@ class EGNN(nn.Module):
         vector = torch.exp(4 * torch.tanh(self.gain(time))) * (moved - position) + frame.axes * self.to_axes(x)
         vector = centred(vector, mask, t.get("position", mask.new_zeros(())), order)
         out = {"atom": self.to_atom(x), "position": vector}
+        out |= {"bond": self.to_bond(x, features)} if c.bonds else {}
         return out | {"cell": self.to_cell(mean_over_sites(x, mask))} if "cell" in state else out
+
+
+def check_bonds(state: dict[str, Tensor], bonds: int) -> None:
+    """Raise ValueError unless the state has "bond" where a network's config has bonds, and there alone."""
+    if ("bond" in state) != bool(bonds):
+        there = "has" if "bond" in state else "has no"
+        raise ValueError(f'the state {there} "bond" and the config bonds = {bonds}: set bonds to the number of classes')

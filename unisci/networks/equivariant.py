@@ -5,7 +5,9 @@
 u falls to 0 at the cutoff with two derivatives, so outputs are smooth as atoms cross it. All images of a crystal's
 cell within the cutoff are neighbours: outputs are exact under rotation and reflection, translation, permutation, and
 any change of the cell's basis. A crystal's cell is moved by a strain S (L' = L exp(S), S symmetric, of the summed
-scalars and l = 2 tensors) and positions by Cartesian vectors. Slow on a CPU: for tests, forces and small data.
+scalars and l = 2 tensors) and positions by Cartesian vectors. A bond enters the MLP of its edge, beyond the cutoff
+none; bonds are read from the scalars of both sites, their distance and the bond that was. Slow on a CPU: for tests,
+forces and small data.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from unisci.lattice import cell_matrix, cell_numbers
-from unisci.networks.edges import radial, to_edge_index
+from unisci.networks.edges import differences, distances, radial, to_edge_index
+from unisci.networks.egnn import check_bonds
+from unisci.networks.molecule_inputs import BondHead, RankEmbedding
 from unisci.networks.sites import FieldTimes, centred, count, mean_over_sites, sees
 from unisci.order import Order
 
@@ -22,7 +26,8 @@ from unisci.order import Order
 @dataclass(frozen=True)
 class E3NetConfig:
     """Sizes: channels of each degree up to l_max, of scalars and of tensors; cutoff in the unit of Cartesian positions.
-    classes: elements, the mask state is one more. Raises ValueError where l_max is not 1 or 2.
+    classes: elements, the mask state is one more; bonds: of bonds, likewise, 0: there are none; ranks: of a molecule's
+    structural order that are told apart. Raises ValueError where l_max is not 1 or 2.
     """
 
     classes: int = 100
@@ -32,6 +37,8 @@ class E3NetConfig:
     layers: int = 2
     radial: int = 8
     cutoff: float = 5.0
+    bonds: int = 0
+    ranks: int = 16
 
     def __post_init__(self) -> None:
         if self.l_max not in (1, 2):
@@ -57,7 +64,8 @@ class Layer(nn.Module):
             self.irreps_in, harmonics, self.gate.irreps_in.simplify(), shared_weights=False
         )
         self.own = o3.Linear(self.irreps_in, self.gate.irreps_in)
-        self.weights = nn.Sequential(nn.Linear(c.radial, 16), nn.SiLU(), nn.Linear(16, self.product.weight_numel))
+        features = c.radial * (2 if c.bonds else 1)
+        self.weights = nn.Sequential(nn.Linear(features, 16), nn.SiLU(), nn.Linear(16, self.product.weight_numel))
         self.irreps_out = self.gate.irreps_out
 
     def forward(self, h: Tensor, index: Tensor, harmonics: Tensor, features: Tensor, fade: Tensor) -> Tensor:
@@ -87,6 +95,9 @@ class E3Net(nn.Module):
         self.register_buffer("symmetric", basis, persistent=False)  # (6, 3, 3) of 0e + 2e
         for weights in (*self.to_atom.parameters(), *self.to_strain.parameters(), *self.to_vector.parameters()):
             nn.init.zeros_(weights)
+        if c.bonds:
+            self.bond, self.rank = nn.Embedding(c.bonds + 1, c.radial), RankEmbedding(c.scalars, c.ranks)
+            self.to_bond = BondHead(c.scalars, 2 * c.radial, c.bonds)
 
     def forward(
         self,
@@ -97,31 +108,48 @@ class E3Net(nn.Module):
         order: Order | None = None,
         cache: object | None = None,
     ) -> dict[str, Tensor]:
-        """Raises ValueError where there is a cache, which this network does not keep."""
+        """Raises ValueError where there is a cache, which this network does not keep, and where the state has bonds and
+        the config none, or the other way round."""
         if cache is not None:
             raise ValueError("E3Net keeps no cache: pass None")
+        c = self.config
+        check_bonds(state, c.bonds)
         position, lattice = state["position"], None
         if "cell" in state:
             lattice = cell_matrix(state["cell"].clamp(-6, 6), count(mask, given, order, position.dtype))
         time = self.time(t, position).expand(-1, mask.shape[1], -1)[mask]
-        h, node = self._nodes(state["atom"][mask], time, position, mask, lattice, order), mask.nonzero()
+        h, node = self.atom(state["atom"][mask]) + time, mask.nonzero()
+        if c.bonds and "rank" in given:
+            h = h + self.rank(given["rank"][mask])
+        bond = self.bond(state["bond"]) if c.bonds else None
+        h = self._nodes(h, position, bond, mask, lattice, order)
         vector = torch.exp(4 * torch.tanh(self.gain(time))) * self.to_vector(h)
         dense = lambda x: x.new_zeros(*mask.shape, x.shape[-1]).index_put(tuple(node.T), x)
         vector = dense(vector) if lattice is None else dense(vector) @ torch.linalg.inv(lattice)
         vector = centred(vector, mask, t.get("position", mask.new_zeros(())), order)
         out = {"atom": dense(self.to_atom(h)), "position": vector}
+        if c.bonds:
+            r = distances(differences(position, periodic=lattice is not None), lattice)
+            pairs = torch.cat([radial(r, c.radial, c.cutoff), bond], -1)
+            out["bond"] = self.to_bond(dense(h[:, : c.scalars]), pairs)
         if lattice is None:
             return out
         strain = torch.einsum("bk,kij->bij", mean_over_sites(dense(self.to_strain(h)), mask), self.symmetric)
         return out | {"cell": strained(lattice, strain) - strained(lattice, torch.zeros_like(strain))}
 
     def _nodes(
-        self, atom: Tensor, time: Tensor, position: Tensor, mask: Tensor, lattice: Tensor | None, order: Order | None
+        self,
+        h: Tensor,
+        position: Tensor,
+        bond: Tensor | None,
+        mask: Tensor,
+        lattice: Tensor | None,
+        order: Order | None,
     ) -> Tensor:
-        """States (nodes, irreps) of the sites that exist, after all layers."""
+        """States (nodes, irreps) of the sites that exist, after all layers; bond (B, N, N, radial)."""
         (source, target), shift, sample = to_edge_index(position, mask, lattice, self.config.cutoff)
+        site = mask.nonzero()[:, 1]
         if order is not None:
-            site = mask.nonzero()[:, 1]
             seen = sees(mask, order)[sample[target], site[target], site[source]]
             source, target, shift = source[seen], target[seen], shift[seen]
         vector = position[mask][source] + shift - position[mask][target]
@@ -129,8 +157,9 @@ class E3Net(nn.Module):
             vector = (vector[:, None] @ lattice[sample[target]])[:, 0]
         r = (vector * vector).sum(-1).clamp(min=1e-6).sqrt()
         harmonics, features = self.harmonics(vector), radial(r, self.config.radial, self.config.cutoff)
+        if bond is not None:
+            features = torch.cat([features, bond[sample[target], site[target], site[source]]], -1)
         fade = (1 - (r / self.config.cutoff) ** 2).clamp(min=0) ** 3
-        h = self.atom(atom) + time
         for layer in self.layers:
             h = layer(h, torch.stack([source, target]), harmonics, features, fade)
         return h

@@ -58,25 +58,27 @@ class Paths(nn.Module):
         for weights in (self.out.weight, self.out.bias, self.hops.weight):
             nn.init.zeros_(weights)
 
-    def forward(self, bond: Tensor, atom: Tensor) -> Tensor:
-        """bond (B, N, N) indices, atom (B, N, width) states."""
+    def forward(self, bond: Tensor, atom: Tensor, sight: Tensor) -> Tensor:
+        """bond (B, N, N) indices, atom (B, N, width) states; sight (B, N, N) bool: a path of i passes sites it sees."""
         known = (bond > 0) & (bond < self.masked)
+        seen = sight[:, None]
         w = (self.bond(bond) * known[..., None]).permute(0, 3, 1, 2)
         u = F.silu(self.atom(atom)).transpose(1, 2)[:, :, None]  # (B, C, 1, N): of the atom passed
-        p2 = (w * u) @ w
+        p2 = (w * u * seen) @ w
         q = F.silu(self.mix(p2.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)  # 0 where there is no path
-        p3, p4 = (q * u) @ w, (q * u) @ q
+        p3, p4 = (q * u * seen) @ w, (q * u * seen) @ q
         walks = torch.cat([p2, p3 + p3.transpose(2, 3), p4], 1).permute(0, 2, 3, 1)
-        return self.out(walks) + self.hops(hops(known))
+        return self.out(walks) + self.hops(hops(known, sight))
 
 
-def hops(adjacency: Tensor) -> Tensor:
-    """Bonds on the shortest path (B, N, N), 0 where that is longer than FARTHEST, or of a site to itself."""
+def hops(adjacency: Tensor, sight: Tensor) -> Tensor:
+    """Bonds on the shortest path (B, N, N) through sites that the first sees, 0 where that is longer than FARTHEST, or
+    of a site to itself."""
     a, reached = adjacency.float(), torch.eye(adjacency.shape[1], dtype=torch.bool, device=adjacency.device)
     reached = reached.expand_as(adjacency)
     out = torch.zeros_like(adjacency, dtype=torch.long)
     for k in range(1, FARTHEST + 1):
-        new = (reached.float() @ a > 0) & ~reached
+        new = (reached.float() @ a > 0) & ~reached & sight
         out, reached = torch.where(new, k, out), reached | new
     return out
 
@@ -92,9 +94,9 @@ class MoleculePairs(nn.Module):
         self.condition, self.atom = nn.Linear(width, edge), nn.Linear(width, edge, bias=False)
         self.paths, self.out = Paths(width, edge, bonds), nn.Linear(edge, edge)
 
-    def forward(self, d: Tensor, bond: Tensor, atom: Tensor, c: Tensor) -> Tensor:
-        """d (B, N, N, 3); bond (B, N, N) indices; atom (B, N, width) states; c (B, 1 or N, width)."""
-        r, paths, atom = distances(d), self.paths(bond, atom), self.atom(atom)
+    def forward(self, d: Tensor, bond: Tensor, atom: Tensor, c: Tensor, sight: Tensor) -> Tensor:
+        """d (B, N, N, 3); bond (B, N, N) indices; atom (B, N, width) states; c (B, 1 or N, width); sight (B, N, N)."""
+        r, paths, atom = distances(d), self.paths(bond, atom, sight), self.atom(atom)
         features = torch.cat([radial(r, self.radial, LARGEST), torch.log1p(r * r)[..., None]], -1)
         own = (self.condition(c) + atom)[:, :, None]
         h = self.geometry(features) + self.bond(bond) + paths + own + atom[:, None]
