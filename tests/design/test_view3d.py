@@ -7,8 +7,10 @@ import pytest
 from ase.build import bulk
 from ase.db import connect
 
+from tests.small_structures import embedded
 from unisci.design import view3d
 from unisci.domains.crystal import Crystal
+from unisci.domains.molecule import Molecule
 
 SALT = Crystal.from_ase(bulk("NaCl", "rocksalt", a=5.6, cubic=True))
 SKEWED = Crystal(np.array([26, 8]), np.array([[0.2, 0.3, 0.4], [0.7, 0.9999, 0.1]]), np.eye(3) * 4 + np.eye(3, k=-1))
@@ -95,3 +97,30 @@ def test_the_database_has_keys_and_rows(tmp_path):
         assert row.data == {"id": 7, "formula": "NaCl", "density g": 2.2, "valid": True, "model": "12"}
         np.testing.assert_allclose(database.get(sample_id=8).toatoms().cell.array, SKEWED.lattice)
         assert database.get(sample_id=8).data["reason"] == "distance"
+
+
+# ---- molecules -------------------------------------------------------------------------------------
+
+
+def test_a_molecule_is_drawn_with_its_bonds():
+    molecule = embedded("C=O")
+    page = view3d.molecule_html(molecule.with_positions(molecule.positions + 9), "DATA of a & b")
+    data = json.loads(re.search(r"size} = (\{.*\}), canvas", page).group(1))
+    assert [s["symbol"] for s in data["sites"]] == ["C", "O", "H", "H"]
+    np.testing.assert_allclose(
+        [s["p"] for s in data["sites"]], molecule.positions[0] - molecule.positions[0].mean(0), atol=1e-4
+    )
+    assert sorted(data["bonds"]) == [[0, 1, 2], [0, 2, 1], [0, 3, 1]] and data["edges"] == []
+    assert data["size"] >= np.linalg.norm([s["p"] for s in data["sites"]], axis=1).max() - 1e-3
+    assert "<title>DATA of a &amp; b</title>" in page and "<h3>DATA of a &amp; b</h3>" in page
+    assert not re.search(r"https?:|src=|import\(|fetch\(", page)
+
+
+def test_a_charged_atom_is_drawn_as_its_element():
+    molecule = Molecule(("N+1",), np.zeros((1, 1), np.int8), np.zeros((1, 1, 3)))
+    assert '"symbol": "N"' in view3d.molecule_html(molecule, "ion")
+
+
+def test_a_molecule_without_positions_is_refused():
+    with pytest.raises(ValueError, match="no positions"):
+        view3d.molecule_html(Molecule.from_smiles("C"), "flat")

@@ -28,6 +28,7 @@ COMMANDS = {
         "--particles",
         "--push",
     ],
+    "conformers": ["--n", "--out", "--weights", "--seed", "--steps", "--device", ".smi"],
     "train": ["CONFIG", "--key value", "--training.steps", "torchrun"],
     "evaluate": ["--reference", "--fcd"],
     "verify": ["weights", "--n"],
@@ -82,7 +83,7 @@ def call(monkeypatch, capsys):
 def shelf(monkeypatch, tmp_path) -> Path:
     """A package folder whose only shipped weights are the small ones."""
     write_weights(tmp_path / "package" / "weights" / "molecules-small.safetensors")
-    monkeypatch.setattr(models, "files", lambda package: tmp_path / "package")
+    monkeypatch.setattr("unisci.jobs.shipped.files", lambda package: tmp_path / "package")
     return tmp_path
 
 

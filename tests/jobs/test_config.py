@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, SeriesJob, read_job
+from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, SeriesJob, StructureJob, read_job
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SMALL = "job: molecules\nout: runs/x\ntraining:\n  steps: 7\n  lr: 1.0e-3\n"
@@ -29,6 +29,9 @@ def test_shipped_configurations_parse(path):
         assert job.orbits.training.warmup != 200 or job.data.validation is not None
         return
     assert job.training.steps >= 1
+    if isinstance(job, StructureJob):
+        assert job.data.structures and (job.training.steps, job.model.width) in ((11_000, 128), (300, 32))
+        return
     if isinstance(job, SeriesJob):
         assert any(s.hold_out for s in job.data) and job.training.steps != type(job.training)().steps
         return
@@ -45,6 +48,8 @@ def test_there_are_shipped_configurations():
         "molecules_tiny.yaml",
         "crystals_mp20.yaml",
         "crystals_tiny.yaml",
+        "molecules3d_qm9.yaml",
+        "molecules3d_tiny.yaml",
         "series_tiny.yaml",
     } <= {p.name for p in CONFIGS}
 

@@ -278,7 +278,7 @@ def test_too_long_a_horizon_to_train_for_is_refused_before_a_folder_is_made(call
 
 
 def test_without_weights_the_shipped_ones_are_named(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("unisci.jobs.models.shipped", dict)
+    monkeypatch.setattr("unisci.jobs.shipped.shipped", dict)
     code, _, err = call("forecast", "data.csv", "-h", 6, "-o", tmp_path / "out")
     assert code == 2 and f"no weights {WEIGHTS!r}" in err and err.count("\n") == 1
 

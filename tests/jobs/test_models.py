@@ -286,7 +286,7 @@ def test_a_header_length_that_is_a_lie_is_refused(weights, tmp_path):
 
 def test_an_unknown_name_lists_what_there_is(monkeypatch, tmp_path):
     write_weights(tmp_path / "weights" / "molecules-small.safetensors")
-    monkeypatch.setattr(models, "files", lambda package: tmp_path)
+    monkeypatch.setattr("unisci.jobs.shipped.files", lambda package: tmp_path)
     assert list(shipped()) == ["molecules-small"]
     with pytest.raises(ValueError, match=r"molecules-qm99.*\['molecules-small'\]"):
         load("molecules-qm99")

@@ -93,7 +93,7 @@ def test_the_package_loads_saves_and_lists_forecasters(tmp_path, monkeypatch):
     forecaster = Forecaster.of(small_trained(), "mine")
     path = tmp_path / "package" / "weights" / "series-small.safetensors"
     unisci.save(forecaster, path, half=False)
-    monkeypatch.setattr(models, "files", lambda package: tmp_path / "package")
+    monkeypatch.setattr("unisci.jobs.shipped.files", lambda package: tmp_path / "package")
     for name in ("series-small", str(path)):
         found = unisci.load(name)
         assert isinstance(found, unisci.Forecaster) and np.array_equal(paths(found), paths(forecaster))
@@ -135,6 +135,16 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         load(tmp_path / write_weights(tmp_path / "molecules.safetensors"))
 
 
+def test_a_header_of_before_anchors_is_of_a_model_without_them(tmp_path):
+    path, again = tmp_path / "w.safetensors", tmp_path / "old.safetensors"
+    save(path, small_trained(), {})
+    metadata, tensors = weights_file.read(path, series_models.FORMAT)
+    spec = json.loads(metadata["spec"])
+    assert spec["network"].pop("anchored") is False
+    weights_file.write(again, tensors, {**metadata, "spec": json.dumps(spec)})
+    assert load(again).trained.model.anchored is False
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -142,6 +152,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         lambda spec, t: spec["network"].update(width=17),
         lambda spec, t: spec["network"].update(wdith=17),
         lambda spec, t: spec["network"].update(kind="WindowStateSpaceConfig"),
+        lambda spec, t: spec["network"].update(anchored=True),
         lambda spec, t: spec["shape"].update(context=23),
         lambda spec, t: spec["patterns"].update(gaps=2.0),
         lambda spec, t: spec.update(channels=["y", "z"]),

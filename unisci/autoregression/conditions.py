@@ -37,6 +37,24 @@ def untold(bound: Bound) -> Bound:
     return replace(bound, given={k: v for k, v in bound.given.items() if k != CONDITION})
 
 
+def told_only(*columns: int) -> Callable[[Bound], Bound]:
+    """The `guide` of `generate` for the model told these of the numbers, the others left open."""
+
+    def guide(bound: Bound) -> Bound:
+        condition = bound.given[CONDITION]
+        kept = [k in columns for k in range(condition.shape[1])]
+        only = torch.where(torch.tensor(kept, device=condition.device), condition, float("nan"))
+        return replace(bound, given=bound.given | {CONDITION: only})
+
+    return guide
+
+
+def told_values(conditions: "Conditions", values: Tensor) -> Callable[[Bound], Bound]:
+    """The `guide` of `generate` for the model of these conditions told `values` (C,) in place of each sample's own."""
+    row = (values.to(conditions.mean) - conditions.mean) / conditions.std
+    return lambda bound: replace(bound, given=bound.given | {CONDITION: row.expand(len(bound.mask), -1)})
+
+
 def classifier_free_blocks(weight: float) -> Callable[[Bound], Denoise]:
     """The `guide` of `generate` for classifier-free guidance of weight w; two calls a step unless w is 0 or 1."""
     return lambda bound: classifier_free(bound, untold(bound), weight)

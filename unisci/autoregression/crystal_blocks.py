@@ -1,6 +1,6 @@
 """Blocks of the sites of a crystal: orbits of equivalent sites, and what training shows of them.
 
-    p(crystal | atoms) = p(cell, x_1 | atoms) prod_k p(x_k | x_<k, cell, atoms)         x_k: the sites of rank k
+p(crystal | atoms) = p(cell, x_1 | atoms) prod_k p(x_k | x_<k, cell, atoms)         x_k: the sites of rank k
 """
 
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ from torch import nn
 from unisci.autoregression.pard import Pard
 from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
+from unisci.design.predicted import with_predictions
 from unisci.design.samples import Samples
 from unisci.design.steering import Steering
 from unisci.design.wants import Want, Wants, wants
@@ -49,9 +50,12 @@ class Designer:
         A sample depends on the weights, (seed, id), steps and what it is steered by, not on n or batch_size. steps:
         network calls a block; batch_size: by default what memory suggests. where: what is wanted of them, such as
         Between("logp", 1, 2) & Above("qed", .55), see `unisci.design.targets`; then each sample is one of so many
-        `particles`, which cost as many times the calls, and `push` scales the gradient within blocks. The table says
-        what each sample meets, and `hit_rates()` sums it up. Raises ValueError where an argument makes no sense, a want
-        contradicts another, has nothing to act by or is more than the model draws, before anything is drawn.
+        `particles`, which cost as many times the calls, and `push` scales the gradient within blocks. A property that
+        only the model of properties knows, such as one of your data's columns, is judged by its prediction, in columns
+        named "gap (predicted)" and "meets gap (predicted) 6..7"; a generator that was told it is told the middle of the
+        range. The table says what each sample meets, and `hit_rates()` sums it up. Raises ValueError where an argument
+        makes no sense, a want contradicts another, has nothing to act by or be measured by, or is more than the model
+        draws, before anything is drawn.
         """
         return Samples.join(list(self.stream(n, seed, steps, ids, batch_size, None, where, particles, push)))
 
@@ -83,7 +87,9 @@ class Designer:
     def steering(self, where: Wants, particles: int, push: float) -> Steering:
         """How the wants act on this model. Raises ValueError where they cannot, as `generate` does."""
         classes = self.model.denoiser.product.schema["atom"].classes
-        steering = Steering(where, particles, self.properties, classes, self.model.room, push)
+        told = () if self.model.conditions is None else self.model.conditions.names
+        where = with_predictions(where, self.properties)
+        steering = Steering(where, particles, self.properties, classes, self.model.room, push, told)
         if steering.keep is not None and self.model.hops == 0:
             raise ValueError(f"{where}: this generator draws a molecule as one block and keeps no scaffold")
         return steering
@@ -122,8 +128,9 @@ class Designer:
         if steering.keep is not None:
             begin = Molecule.batch([steering.keep], steering.classes)
         own = particle_rng(rng, p)
+        told = None if steering.values is None else steering.values.expand(len(own.ids), -1)
         drawn = self.model.generate(
-            own, steps, on_block=on_block, guide=steering.guide, select=steering.select, begin=begin
+            own, steps, on_block=on_block, guide=steering.guide, select=steering.select, begin=begin, values=told
         )
         return drawn[slice(None, None, p)]  # at the end all particles of a sample are the one that is kept
 

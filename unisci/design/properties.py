@@ -32,15 +32,17 @@ def named(name: str) -> Callable[[Chem.Mol], float]:
         from difflib import get_close_matches
 
         near = get_close_matches(name.lower(), known(), 3) or ["qed", "logp", "sa", "mass"]
-        raise ValueError(f"unknown property {name!r}; near are {', '.join(near)}; or pass a function of molecules")
+        raise ValueError(
+            f"unknown property {name!r}; near are {', '.join(near)}; or pass a function of molecules, or a model of "
+            "properties that knows it"
+        )
     return found
 
 
 def name_of(prop: str | Property) -> str:
-    """A property's name in lower case, or its function's. Raises ValueError for an unknown one, and what is neither."""
+    """A property's name in lower case, or its function's. Raises ValueError for what is neither. Who knows the name,
+    RDKit or a model of properties, is asked where it is measured or steered by."""
     if isinstance(prop, str):
-        if prop.lower() not in crystal_properties.VALUES:
-            named(prop)
         return prop.lower()
     if not callable(prop):
         raise ValueError(f"a property is a name or a function of molecules, got {prop!r}")

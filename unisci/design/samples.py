@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO, overload
+from typing import Any, Self, TextIO, overload
 
 import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdDepictor
 
+from unisci.autoregression.property_model import PropertyModel
+from unisci.design.predicted import with_predictions
 from unisci.design.table import OWN, hit_rates, with_met
 from unisci.design.wants import Want, Wants, wants
 from unisci.domains.molecule import Molecule
@@ -28,7 +30,7 @@ class Samples(Sequence[Molecule]):
             raise ValueError(f"{len(self.molecules)} molecules, but {len(self.table)} rows in the table")
 
     @classmethod
-    def of(cls, molecules: Sequence[Molecule], ids: Sequence[int], seconds: float, model: str, seed: int) -> "Samples":
+    def of(cls, molecules: Sequence[Molecule], ids: Sequence[int], seconds: float, model: str, seed: int) -> Self:
         """Samples fresh from a model: `seconds` is the time that each took, `model` the hash of its weights."""
         atoms, bonds = zip(*(m.to_text() for m in molecules), strict=True)
         rows = {
@@ -45,7 +47,7 @@ class Samples(Sequence[Molecule]):
         return cls(tuple(molecules), pd.DataFrame(rows))
 
     @classmethod
-    def join(cls, parts: Sequence["Samples"]) -> "Samples":
+    def join(cls, parts: Sequence[Self]) -> Self:
         """One Samples of several, in their order."""
         if not parts:
             raise ValueError("no samples to join")
@@ -53,7 +55,7 @@ class Samples(Sequence[Molecule]):
         return cls(tuple(m for p in parts for m in p.molecules), pd.concat(tables, ignore_index=True))
 
     @classmethod
-    def from_parquet(cls, path: str | Path) -> "Samples":
+    def from_parquet(cls, path: str | Path) -> Self:
         """Read what `to_parquet` wrote."""
         table = pd.read_parquet(path)
         for column in ("smiles", "reason"):
@@ -67,7 +69,7 @@ class Samples(Sequence[Molecule]):
     @overload
     def __getitem__(self, index: int) -> Molecule: ...
     @overload
-    def __getitem__(self, index: slice) -> "Samples": ...
+    def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return replace(self, molecules=self.molecules[index], table=self.table.iloc[index].reset_index(drop=True))
@@ -81,16 +83,16 @@ class Samples(Sequence[Molecule]):
         """Canonical SMILES, None where invalid."""
         return [m.smiles for m in self.molecules]
 
-    def keep(self, rows: Sequence[int]) -> "Samples":
+    def keep(self, rows: Sequence[int]) -> Self:
         """The samples at the positions `rows`, in that order."""
         table = self.table.iloc[list(rows)].reset_index(drop=True)
         return replace(self, molecules=tuple(self.molecules[i] for i in rows), table=table)
 
-    def valid(self) -> "Samples":
+    def valid(self) -> Self:
         """The valid samples."""
-        return self.keep([i for i, m in enumerate(self.molecules) if m.reason is None])
+        return self.keep([i for i, valid in enumerate(self.table["valid"]) if valid])
 
-    def dedupe(self) -> "Samples":
+    def dedupe(self) -> Self:
         """The valid samples, the first of each canonical SMILES."""
         first: dict[str, int] = {}
         for i, smiles in enumerate(self.smiles):
@@ -98,9 +100,7 @@ class Samples(Sequence[Molecule]):
                 first.setdefault(smiles, i)
         return self.keep(list(first.values()))
 
-    def score(
-        self, function: Callable[[list[Chem.Mol]], Sequence[float]] | None = None, name: str = "score"
-    ) -> "Samples":
+    def score(self, function: Callable[[list[Chem.Mol]], Sequence[float]] | None = None, name: str = "score") -> Self:
         """Add columns qed, logp, sa and mass (g/mol), or the column `name` by your function of the valid molecules.
 
         Invalid samples get NaN. Raises ValueError where the function gives another number of values, or `name` is a
@@ -121,9 +121,13 @@ class Samples(Sequence[Molecule]):
             table[column] = pd.Series(values, index=rows, dtype="float64").reindex(range(len(self)))
         return replace(self, table=table)
 
-    def meets(self, where: Want | Wants | Sequence[Want]) -> "Samples":
-        """Add columns: the values of the wants' properties, "meets <want>" for each, and "meets" for all at once."""
-        return replace(self, table=with_met(self.table, self.molecules, wants(where)))
+    def meets(self, where: Want | Wants | Sequence[Want], properties: PropertyModel | None = None) -> Self:
+        """Add columns: the values of the wants' properties, "meets <want>" for each, and "meets" for all at once.
+
+        properties: a model for properties that RDKit cannot measure, whose predictions are named so. Raises ValueError
+        for a property that nothing can measure."""
+        where = with_predictions(wants(where), properties)
+        return replace(self, table=with_met(self.table, self.molecules, where))
 
     def hit_rates(self) -> pd.DataFrame:
         """The share of all samples, invalid ones included, that meets each want, and all of them at once, with its 95 %

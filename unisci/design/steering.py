@@ -6,6 +6,8 @@ twist, log h, tells from a beginning how likely its end meets them.
     a property that the model of properties knows
                        log P(value in interval | beginning): its first-order gradient pushes the logits within a block,
                        and particles are weighed by it between blocks
+    a property that the generator is told
+                       the middle of its range, where it has two ends
     any other property, your function too, Contains, Formula, Composition
                        particles alone, by what their beginnings measure
 
@@ -27,7 +29,8 @@ from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
 from unisci.denoiser import Bound
 from unisci.design.atoms import Keep, Without
-from unisci.design.properties import measure
+from unisci.design.predicted import spoken_name
+from unisci.design.properties import measure, named
 from unisci.design.targets import Interval, Maximize
 from unisci.design.twists import Twist, hint, log_weights
 from unisci.design.wants import Want, Wants
@@ -47,8 +50,9 @@ RESAMPLED = 0.5  # particles are drawn again where their effective number falls 
 @dataclass(frozen=True)
 class Steering:
     """wants; particles: P for each sample; model: of properties, or None; classes, room: the generator's atoms, and how
-    many a molecule of it has at most; scale: of the push within blocks, 0 for particles alone. Raises ValueError where
-    a want has nothing to act by, or the generator cannot draw what it needs."""
+    many a molecule of it has at most; scale: of the push within blocks, 0 for particles alone; told: what the generator
+    is told, in the order of its conditions. Raises ValueError where a want has nothing to act by or to be measured by,
+    or the generator cannot draw what it needs."""
 
     wants: Wants
     particles: int
@@ -56,6 +60,7 @@ class Steering:
     classes: tuple[str, ...]
     room: int
     scale: float = 1.0
+    told: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.particles < 1:
@@ -70,8 +75,8 @@ class Steering:
             _probe(want)
 
     def _check_acts(self, want: Want) -> None:
-        by_model = self.scale and self._knows(want)
-        if self.particles == 1 and not by_model and not isinstance(want, Without | Keep):
+        acts = (self.scale and self._knows(want)) or self._middle(want) is not None
+        if self.particles == 1 and not acts and not isinstance(want, Without | Keep):
             known = () if self.model is None else self.model.names
             raise ValueError(
                 f"nothing can steer towards {want}: the model of properties knows {', '.join(known) or 'none'}; "
@@ -105,6 +110,20 @@ class Steering:
             terms.append(Potential(log_h=twist, sites=FirstOrder(), scale=self.scale))
         return guided(bound, *terms)
 
+    @property
+    def values(self) -> Tensor | None:
+        """(1, C): what the generator is to be told, nan where nothing; None where nothing at all."""
+        at = {spoken_name(w): self._middle(w) for w in self.wants.parts if self._middle(w) is not None}
+        row = [at.get(name.lower(), math.nan) for name in self.told]
+        return torch.tensor([row]) if at else None
+
+    def _middle(self, want: Want) -> float | None:
+        """Of the range of a property that the generator is told."""
+        if spoken_name(want) not in {name.lower() for name in self.told} or not isinstance(want, Interval):
+            return None
+        middle = (want.low + want.high) / 2
+        return middle if math.isfinite(middle) else None
+
     def _elements(self) -> set[str]:
         return {parse_class(c)[0] for c in self.classes}
 
@@ -113,8 +132,7 @@ class Steering:
 
     def _knows(self, want: Want) -> bool:
         """Whether the model of properties tells this one. A function of yours is your own, whatever its name."""
-        by_name = isinstance(want, Interval | Maximize) and isinstance(want.property, str)
-        return by_name and self.model is not None and want.name in self.model.names
+        return self.model is not None and spoken_name(want) in self.model.names
 
     def _known(self) -> tuple[Interval | Maximize, ...]:
         return tuple(w for w in self.wants.parts if self._knows(w))
@@ -143,7 +161,7 @@ class Steering:
     def _unit(self, want: Want) -> float:
         """What a gap is measured in: the spread of the property in the data where it is known."""
         if isinstance(want, Interval) and self._knows(want):
-            return float(self.model.std[self.model.names.index(want.name)])
+            return float(self.model.std[self.model.names.index(spoken_name(want))])
         return 1.0
 
     def _beginnings(self, batch: Batch, order: Order, block: int) -> Tensor:
@@ -191,8 +209,11 @@ class Forbid(Term):
 
 
 def _probe(want: Want) -> None:
-    """Ask a function of the user's once, before anything is drawn. Raises ValueError where it fails or gives NaN."""
-    if not isinstance(want, Interval | Maximize) or isinstance(want.property, str):
+    """Ask a function of the user's once, before anything is drawn. Raises ValueError where it fails or gives NaN, and
+    for a name that nothing can measure."""
+    if not isinstance(want, Interval | Maximize) or spoken_name(want) is not None:
+        if isinstance(getattr(want, "property", None), str):
+            named(want.property)
         return
     molecules = [Molecule.from_smiles(s) for s in ("CCO", "c1ccccc1N")]
     try:

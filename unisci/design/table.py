@@ -15,7 +15,8 @@ OWN = ("id", "smiles", "valid", "reason", "seconds", "model", "seed", "atoms", "
 
 def with_met(table: pd.DataFrame, molecules: Sequence[Molecule], where: Wants) -> pd.DataFrame:
     """The table of these molecules with the values of the wants' properties, "meets <want>" for each, and "meets" for
-    all at once."""
+    all at once. A property that RDKit cannot measure is the prediction of a model, and its columns say so: see
+    `unisci.design.predicted`."""
     table = table.copy()
     for want in where.parts:
         if isinstance(want, Interval | Maximize):

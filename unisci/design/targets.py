@@ -3,7 +3,8 @@
     Between("logp", 1, 2) & Target("tpsa", 40, tolerance=5) & Maximize("qed", temperature=0.05)
     Above(f, 3)                                    f(list of Molecule) -> values: any Python function of yours
 
-A property is a name (see `unisci.design.properties`) or a function of a list of valid molecules to as many values.
+A property is a name (see `unisci.design.properties`), or one that a model of properties knows, or a function of a list
+of valid molecules to as many values.
 """
 
 import math
@@ -19,7 +20,7 @@ from unisci.domains.molecule import Molecule
 
 @dataclass(frozen=True)
 class Interval(Want):
-    """low <= property <= high, both ends included. Raises ValueError for an unknown name, an empty interval, or NaN."""
+    """low <= property <= high, both ends included. Raises ValueError for an empty interval or NaN."""
 
     property: str | Property
     low: float = -math.inf
@@ -78,7 +79,7 @@ def Target(prop: str | Property, value: float, tolerance: float) -> Interval:
 class Maximize(Want):
     """The larger the property the better: molecules are weighed by exp(value / temperature), in the property's unit.
 
-    It is met by every valid molecule. Raises ValueError for an unknown name and where temperature <= 0.
+    It is met by every valid molecule. Raises ValueError where temperature <= 0.
     """
 
     property: str | Property

@@ -14,6 +14,7 @@ from torch import Tensor
 from unisci.autoregression.property_model import PropertyModel
 from unisci.design.atoms import Composition, Contains, Formula
 from unisci.design.formulas import heavy_atoms
+from unisci.design.predicted import spoken_name
 from unisci.design.targets import Interval, Maximize
 from unisci.design.wants import Want, Wants
 from unisci.domains.molecule import Molecule
@@ -85,7 +86,7 @@ class Twist:
         mean, std = self.model(x, t, self.mask, self.given, self.order)
         terms = []
         for want in self.known:
-            k = self.model.names.index(want.name)
+            k = self.model.names.index(spoken_name(want))
             if isinstance(want, Maximize):  # log E[exp(v / T)] of a normal v
                 z = std[:, k] / want.temperature
                 terms.append(mean[:, k] / want.temperature + z**2 / 2)

@@ -1,4 +1,5 @@
-"""Crystals for the eye and for other programs: a py3Dmol view, a page that needs no network, CIF, ASE's database.
+"""Crystals and molecules for the eye, and crystals for other programs: a py3Dmol view, a page that needs no network,
+CIF, ASE's database.
 
 The page projects the sites p onto the screen, (x, y, depth) = R p, nearest last (the painter's algorithm), R following
 the mouse. Radii and colours are those of Jmol and of Cordero et al. (DOI 10.1039/b801115j), as ASE has them.
@@ -18,16 +19,19 @@ import numpy as np
 
 from unisci.design.potentials import ABSENT
 from unisci.domains.crystal import Crystal
+from unisci.domains.molecule_rdkit import parse_class
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pandas import DataFrame
 
+    from unisci.domains.molecule import Molecule
+
 EDGE = 1e-3  # fractional distance from a face at which a site is drawn on the other face too
 PAGE = """<!doctype html><meta charset="utf-8"><title>TITLE</title>
 <canvas width="640" height="480" style="border:1px solid #ccc" title="TITLE: drag to turn, wheel to zoom"></canvas>
 <script>(() => {
-const {sites, edges, size} = DATA, canvas = document.currentScript.previousElementSibling;
+const {sites, edges, bonds, size} = DATA, canvas = document.currentScript.previousElementSibling;
 const pen = canvas.getContext("2d"), [w, h] = [canvas.width / 2, canvas.height / 2];
 let a = 0.5, b = 0.35, zoom = 0.8 * h / size;
 const turn = ([x, y, z]) => {
@@ -40,8 +44,20 @@ const draw = () => {
   for (const [p, q] of edges) {
     pen.beginPath(); pen.moveTo(...turn(p).slice(0, 2)); pen.lineTo(...turn(q).slice(0, 2)); pen.stroke();
   }
-  pen.strokeStyle = "#333"; pen.textAlign = "center"; pen.textBaseline = "middle"; pen.font = "12px sans-serif";
-  for (const {p, r, color, symbol} of sites.map(s => ({...s, p: turn(s.p)})).sort((s, t) => s.p[2] - t.p[2])) {
+  pen.textAlign = "center"; pen.textBaseline = "middle"; pen.font = "12px sans-serif";
+  const points = sites.map(s => ({...s, p: turn(s.p)})), ends = bonds.map(([i, j]) => [points[i].p, points[j].p]);
+  const lines = ends.map(([from, to], k) => ({from, to, order: bonds[k][2], p: from.map((x, i) => (x + to[i]) / 2)}));
+  for (const {p, r, color, symbol, order, from, to} of [...lines, ...points].sort((s, t) => s.p[2] - t.p[2])) {
+    if (order) {
+      const [u, v] = [to[0] - from[0], to[1] - from[1]], long = Math.hypot(u, v) || 1;
+      for (let k = 0; k < order; k++) {
+        const aside = 0.16 * zoom * (k - (order - 1) / 2), [x, y] = [-v / long * aside, u / long * aside];
+        pen.beginPath(); pen.moveTo(from[0] + x, from[1] + y); pen.lineTo(to[0] + x, to[1] + y);
+        pen.strokeStyle = "#666"; pen.lineWidth = 0.07 * zoom; pen.stroke();
+      }
+      continue;
+    }
+    pen.strokeStyle = "#333"; pen.lineWidth = 1;
     pen.beginPath(); pen.arc(p[0], p[1], zoom * r, 0, 7); pen.fillStyle = color; pen.fill(); pen.stroke();
     pen.fillStyle = "#000"; pen.fillText(symbol, p[0], p[1]);
   }
@@ -73,18 +89,10 @@ def html(crystal: Crystal) -> str:
 
     Sites on a face of the cell are drawn on the opposite face too.
     """
-    from ase.data import chemical_symbols, covalent_radii
-    from ase.data.colors import jmol_colors
-
     corners = np.array(list(product((0, 1), repeat=3)))
     centre = 0.5 * crystal.lattice.sum(0)
     sites = [
-        {
-            "p": (p @ crystal.lattice - centre).round(4).tolist(),
-            "r": round(0.4 * float(covalent_radii[z]), 3),
-            "color": "#" + "".join(f"{round(255 * c):02x}" for c in jmol_colors[z]),
-            "symbol": chemical_symbols[z],
-        }
+        _site(z, p @ crystal.lattice - centre)
         for z, s in zip(crystal.numbers.tolist(), crystal.fractional, strict=True)
         for p in _images(s)
     ]
@@ -94,8 +102,46 @@ def html(crystal: Crystal) -> str:
         for two in corners
         if (two - one).sum() == 1 == np.abs(two - one).sum()
     ]
-    data = {"sites": sites, "edges": edges, "size": float(np.abs((corners - 0.5) @ crystal.lattice).max())}
-    return PAGE.replace("TITLE", escape(crystal.formula)).replace("DATA", json.dumps(data))
+    size = float(np.abs((corners - 0.5) @ crystal.lattice).max())
+    return _page(crystal.formula, {"sites": sites, "edges": edges, "bonds": [], "size": size})
+
+
+def molecule_html(molecule: Molecule, title: str) -> str:
+    """A web page as `html` with the first conformer of a molecule. Raises ValueError where it has none."""
+    if molecule.positions is None:
+        raise ValueError(f"{title}: there are no positions to show")
+    x = molecule.positions[0] - molecule.positions[0].mean(0)
+    symbols = [parse_class(name)[0] for name in molecule.atoms]
+    sites = [_site(chemical_symbols().index(s), p) for s, p in zip(symbols, x, strict=True)]
+    pairs = zip(*np.nonzero(np.triu(molecule.bonds)), strict=True)
+    bonds = [[int(i), int(j), int(molecule.bonds[i, j])] for i, j in pairs]
+    size = float(max(1.5, np.linalg.norm(x, axis=1).max()))
+    return f"<h3>{escape(title)}</h3>\n" + _page(title, {"sites": sites, "edges": [], "bonds": bonds, "size": size})
+
+
+def chemical_symbols() -> list[str]:
+    """By atomic number, "X" for 0."""
+    from ase.data import chemical_symbols
+
+    return chemical_symbols
+
+
+def _site(z: int, position: np.ndarray) -> dict:
+    """What the page draws of an atom of atomic number z."""
+    from ase.data import covalent_radii
+    from ase.data.colors import jmol_colors
+
+    return {
+        "p": position.round(4).tolist(),
+        "r": round(0.4 * float(covalent_radii[z]), 3),
+        "color": "#" + "".join(f"{round(255 * c):02x}" for c in jmol_colors[z]),
+        "symbol": chemical_symbols()[z],
+    }
+
+
+def _page(title: str, data: dict) -> str:
+    # The data last: a title may hold the word.
+    return PAGE.replace("DATA", json.dumps(data)).replace("TITLE", escape(title))
 
 
 def _images(s: np.ndarray) -> list[np.ndarray]:

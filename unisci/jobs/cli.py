@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from unisci.jobs.config import ConfigError, CrystalJob, MoleculeJob, PropertyJob, SeriesJob, read_job
 from unisci.jobs.forecast_commands import backtest, forecast
+from unisci.jobs.structure_commands import conformers, generate_structures
+from unisci.jobs.structure_config import StructureJob
 
 if TYPE_CHECKING:
     from unisci.design.crystal_designer import CrystalDesigner
@@ -60,14 +62,19 @@ def generate(
     element: Annotated[list[str] | None, typer.Option(help="New crystals: an element they may have.")] = None,
     units: Annotated[int | None, typer.Option(help="Crystals: formula units in the primitive cell.")] = None,
     relax: Annotated[bool, typer.Option(help="Crystals: relax with CHGNet.")] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Molecules in space: atoms, bonds and positions all together.")
+    ] = False,
 ) -> None:
     """Draw molecules into a folder: samples.parquet, molecules.smi, molecules.sdf, molecules.png, manifest.json, and
-    with --where hit_rates.csv. Or crystals: samples.parquet, samples.csv, cif/, crystals.extxyz, crystals.html.
+    with --where hit_rates.csv; in space also molecules.html. Or crystals: samples.parquet, samples.csv, cif/,
+    crystals.extxyz, crystals.html.
 
     The same command again continues a run that was interrupted.
     """
     from unisci.design.crystal_designer import CrystalDesigner
     from unisci.design.parse import spelled
+    from unisci.design.structure_designer import StructureDesigner
     from unisci.forecasting.forecaster import Forecaster
     from unisci.jobs.models import load
     from unisci.jobs.runs import generate as run
@@ -75,6 +82,8 @@ def generate(
     designer = load(weights, device)
     if isinstance(designer, Forecaster):
         raise ConfigError(f"{weights} forecasts series: use `unisci forecast DATA --weights {weights}`")
+    if at_once and not isinstance(designer, StructureDesigner):
+        raise ConfigError(f"--at-once: for molecules in space, which {weights} does not draw")
     told = {"composition": composition, "templates": templates, "spacegroup": spacegroup, "element": element}
     told |= {"units": units, "relax": relax}
     if isinstance(designer, CrystalDesigner):
@@ -83,16 +92,31 @@ def generate(
         return
     if given := [f"--{k}" for k, v in told.items() if v]:
         raise ConfigError(f"{', '.join(given)}: for crystals only, and {weights} draws molecules")
+    if isinstance(designer, StructureDesigner):
+        if workers > 1:
+            raise ConfigError("--workers: molecules in space are drawn by one process")
+        wanted = {} if where is None else {"where": spelled(where), "particles": particles, "push": push}
+        wanted |= {"n": n, "seed": seed, "steps": steps, "batch_size": batch_size, "at_once": at_once}
+        with _interruptible():
+            generate_structures(designer, weights, out, wanted)
+        _say_hit_rates(out)
+        return
     with _interruptible(), tqdm(total=n, unit=" molecules", disable=None) as bar:
         told = lambda done: bar.update(done - bar.n)
         for _ in run(weights, n, out, seed, steps, batch_size, workers, device, told, where, particles, push):
             pass
     names = ("samples.parquet", "molecules.smi", "molecules.sdf", "molecules.png", "hit_rates.csv", "manifest.json")
     typer.echo(f"{n} samples in {out}: {', '.join(name for name in names if (out / name).is_file())}")
-    if where is not None:
-        for row in csv.DictReader((out / "hit_rates.csv").open()):
-            share, low, high = (float(row[k]) for k in ("share", "low", "high"))
-            typer.echo(f"{row['want']}: met by {share:.1%} ({low:.1%} to {high:.1%}) of {row['n']}")
+    _say_hit_rates(out)
+
+
+def _say_hit_rates(out: Path) -> None:
+    """What share of a run's samples meets what was wanted, if anything was."""
+    if not (out / "hit_rates.csv").is_file():
+        return
+    for row in csv.DictReader((out / "hit_rates.csv").open()):
+        share, low, high = (float(row[k]) for k in ("share", "low", "high"))
+        typer.echo(f"{row['want']}: met by {share:.1%} ({low:.1%} to {high:.1%}) of {row['n']}")
 
 
 def _generate_crystals(
@@ -120,10 +144,11 @@ def train(
 
     A run that was interrupted continues. On several devices: torchrun --nproc-per-node 4 -m unisci train CONFIG.
     """
-    from unisci.jobs import crystals, molecules, properties, series
+    from unisci.jobs import crystals, molecules, properties, series, structures
 
     job = read_job(config, context.args)
-    kinds = {MoleculeJob: molecules, PropertyJob: properties, CrystalJob: crystals, SeriesJob: series}
+    kinds = {MoleculeJob: molecules, PropertyJob: properties, StructureJob: structures, CrystalJob: crystals}
+    kinds |= {SeriesJob: series}
     with _interruptible():
         folder = kinds[type(job)].run(job)
     if isinstance(job, SeriesJob):
@@ -193,7 +218,7 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-for command in (forecast, backtest):
+for command in (conformers, forecast, backtest):
     app.command()(_interruptible()(command))
 
 

@@ -4,17 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from unisci.training.fit import FitConfig
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key and the fix."""
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from unisci.jobs.base_config import ConfigError, Strict, TrainingConfig
+from unisci.jobs.structure_config import StructureJob
 
 
 class NetworkConfig(Strict):
@@ -29,7 +22,7 @@ class NetworkConfig(Strict):
 
 class ModelConfig(Strict):
     """Pard (arXiv 2402.03687): hops of the order (0 = one shot), the noise, the denoiser, the head of block sizes, and
-    the properties that it is told: "qed", "logp", "sa", "mass", or names of RDKit descriptors."""
+    the properties that it is told: columns of the data's table, "qed", "logp", "sa", "mass", or RDKit's descriptors."""
 
     hops: int = Field(1, ge=0, le=8)
     noise: Literal["marginal", "absorbing", "uniform"] = "marginal"
@@ -48,7 +41,7 @@ class ModelConfig(Strict):
 
 
 class DataConfig(Strict):
-    """smiles: a .smi or .csv file, or an embedded set, "nci" or "qm9"; every `hold_out`-th row is kept for
+    """smiles: a .smi, .csv or .parquet file, or an embedded set, "nci" or "qm9"; every `hold_out`-th row is kept for
     validation (0 = none); the job refuses to start where more than `max_rejected` of the rows cannot be held."""
 
     smiles: str = "nci"
@@ -57,27 +50,6 @@ class DataConfig(Strict):
     limit: int | None = Field(None, ge=1)
     max_atoms: int = Field(64, ge=1, le=64)
     max_rejected: float = Field(0.05, ge=0, le=1)
-
-
-class TrainingConfig(Strict):
-    """See unisci.training.fit.FitConfig; validate_samples: molecules drawn at each validation."""
-
-    steps: int = Field(20_000, ge=1)
-    batch_size: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
-    lr: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: int = Field(200, ge=0)
-    clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.9995, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    checkpoint_every: int = Field(1000, ge=0)
-    validate_every: int = Field(0, ge=0)
-    validate_samples: int = Field(200, ge=1)
-
-    def fit_config(self) -> FitConfig:
-        """The part that the training loop reads."""
-        return FitConfig(**self.model_dump(exclude={"validate_samples"}))
 
 
 class SampleConfig(Strict):
@@ -104,7 +76,8 @@ class MoleculeJob(Strict):
 class PropertyJob(Strict):
     """Train a noise-aware model of molecules' properties, for steering a generator of the same hops, noise and data.
 
-    properties: "qed", "logp", "sa", "mass", or names of RDKit descriptors; every `hold_out`-th row judges it.
+    properties: columns of the data's table, "qed", "logp", "sa", "mass", or names of RDKit descriptors; every
+    `hold_out`-th row judges it.
     """
 
     job: Literal["properties"]
@@ -192,7 +165,8 @@ class CrystalJob(Strict):
 class TableConfig(Strict):
     """Series of a table. series: a .csv or .parquet file, or an embedded set, "synthetic" or "eeg"; freq, id, time,
     targets: as unisci.domains.series_frames.read_frame, found where they are not given; wide: each target, or each
-    column of numbers, is a series of its own; counted: rows are one step after another, columns of dates not used."""
+    column of numbers, is a series of its own; counted: rows are one step after another, columns of dates not used;
+    missing: numbers that stand for a value not taken, such as -9999."""
 
     series: str
     freq: str | None = Field(None, coerce_numbers_to_str=True)
@@ -201,6 +175,7 @@ class TableConfig(Strict):
     targets: tuple[str, ...] = ()
     wide: bool = False
     counted: bool = False
+    missing: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _columns_agree(self) -> "TableConfig":
@@ -228,9 +203,10 @@ class WindowConfig(Strict):
 
 
 class MLPConfig(Strict):
-    """See unisci.networks.window_mlp."""
+    """See unisci.networks.window_mlp; anchored: see unisci.forecasting.anchors."""
 
     kind: Literal["mlp"] = "mlp"
+    anchored: bool = False
     width: int = Field(256, ge=1)
     hidden: int = Field(512, ge=1)
     blocks: int = Field(4, ge=1)
@@ -309,7 +285,7 @@ class SeriesJob(Strict):
         return self
 
 
-Job = MoleculeJob | PropertyJob | CrystalJob | SeriesJob
+Job = MoleculeJob | PropertyJob | StructureJob | CrystalJob | SeriesJob
 
 
 def read_job(path: Path, overrides: list[str] = ()) -> Job:
@@ -333,7 +309,8 @@ def read_job(path: Path, overrides: list[str] = ()) -> Job:
 
 
 def _job_class(values: dict, path: Path) -> type[Job]:
-    known = {"molecules": MoleculeJob, "properties": PropertyJob, "crystals": CrystalJob, "series": SeriesJob}
+    known = {"molecules": MoleculeJob, "properties": PropertyJob, "molecules3d": StructureJob, "crystals": CrystalJob}
+    known |= {"series": SeriesJob}
     if values.get("job") not in known:
         raise ConfigError(f"{path} cannot be used:\n  job: one of {sorted(known)}, got {values.get('job')!r}")
     return known[values["job"]]

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from unisci.design.crystal_samples import CrystalSamples
+from unisci.design.structure_samples import POSITIONS, StructureSamples
 from unisci.domains.crystal_files import read_crystals
 from unisci.jobs.config import ConfigError
 from unisci.jobs.models import load
@@ -16,23 +17,29 @@ from unisci.metrics.crystals import Reference, evaluate_generation
 from unisci.metrics.intervals import proportion
 from unisci.metrics.metric import Metric, table
 from unisci.metrics.molecules import evaluate as measure
+from unisci.metrics.stability import stability_by_bonds, stability_by_distances
 
 
 def evaluate(samples: Path, against: str | None = None, fcd: bool = True, seed: int = 0) -> list[Metric]:
     """Metrics of a run's folder, a samples.parquet, or a .smi or .csv file (one sample a line); see
     unisci.metrics.molecules.
 
-    Crystals, a run's folder or samples.parquet of them, are judged against a file or folder that `read_crystals` reads.
+    Of molecules in space also their stability, see unisci.metrics.stability. Crystals, a run's folder or
+    samples.parquet of them, are judged against a file or folder that `read_crystals` reads.
     against: an embedded set ("qm9", "nci") or a file; fcd: also the Fréchet ChemNet distance, which needs the extra
     "metrics". Writes metrics.csv beside the samples where they are a run's folder.
     """
-    if (path := _crystals(samples)) is not None:
+    if (path := _table(samples, "lattice")) is not None:
         metrics = _judge_crystals(path, against, seed)
         return _written(metrics, samples)
     smiles, reasons = _read(samples)
     known = reference(against) if against else None
     statistics = chemnet_statistics(against, known) if known is not None and fcd else None
-    return _written(measure(smiles, reasons, known, statistics, seed), samples)
+    metrics = measure(smiles, reasons, known, statistics, seed)
+    if (path := _table(samples, POSITIONS)) is not None:
+        placed = StructureSamples.from_parquet(path)
+        metrics += [*stability_by_distances(placed), *stability_by_bonds(placed)]
+    return _written(metrics, samples)
 
 
 def _written(metrics: list[Metric], samples: Path) -> list[Metric]:
@@ -41,11 +48,11 @@ def _written(metrics: list[Metric], samples: Path) -> list[Metric]:
     return metrics
 
 
-def _crystals(samples: Path) -> Path | None:
-    """The table of crystals, where that is what the samples are."""
+def _table(samples: Path, column: str) -> Path | None:
+    """The table of the samples, where it has a column."""
     path = samples / "samples.parquet" if samples.is_dir() else samples
     is_table = path.suffix == ".parquet" and path.is_file()
-    return path if is_table and "lattice" in pq.read_schema(path).names else None
+    return path if is_table and column in pq.read_schema(path).names else None
 
 
 def _judge_crystals(path: Path, against: str | None, seed: int) -> list[Metric]:
@@ -90,7 +97,8 @@ class Check:
 
 
 def verify(weights: str, n: int = 500, seed: int = 12345) -> list[Check]:
-    """Draw n samples from weights and compare validity with what their card claims at the card's steps.
+    """Draw n samples from weights and compare validity, and of molecules in space stability, with what their card
+    claims at the card's steps.
 
     Raises ConfigError where the card claims nothing.
     """
@@ -101,4 +109,14 @@ def verify(weights: str, n: int = 500, seed: int = 12345) -> list[Check]:
     samples = designer.generate(n, seed=seed)
     valid = len(samples.valid())
     low, high = proportion(valid, n, Z_CHECK)
-    return [Check("validity", claimed["validity"], valid / n, low, high)]
+    checks = [Check("validity", claimed["validity"], valid / n, low, high)]
+    return checks + (_stability(samples, claimed) if isinstance(samples, StructureSamples) else [])
+
+
+def _stability(samples: StructureSamples, claimed: dict) -> list[Check]:
+    """What the card claims of whole molecules, by the rules of unisci.metrics.stability."""
+    found = [*stability_by_distances(samples), *stability_by_bonds(samples)]
+    intervals = {
+        m.name: (m.value, *proportion(round(m.value * m.n), m.n, Z_CHECK)) for m in found if "molecules" in m.name
+    }
+    return [Check(name, claimed[name], *values) for name, values in intervals.items() if name in claimed]

@@ -2,34 +2,27 @@
 
 import json
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from unisci.autoregression.conditions import VALUES, Conditions
+from unisci.autoregression.conditions import VALUES
 from unisci.autoregression.pard import Pard, first_blocks
+from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
-from unisci.denoiser import Denoiser
 from unisci.design.crystal_designer import CrystalDesigner
 from unisci.design.designer import Designer
+from unisci.design.structure_designer import StructureDesigner
 from unisci.forecasting.forecaster import Forecaster
-from unisci.jobs import crystal_models, property_models, series_models, weights_file
+from unisci.jobs import crystal_models, property_models, series_models, structure_models, weights_file
 from unisci.jobs.config import ModelConfig
-from unisci.jobs.graphs import build_product, frequencies, sizes
-from unisci.networks.graph_transformer import GraphHead, GraphTransformer
+from unisci.jobs.graphs import frequencies
+from unisci.jobs.pard_models import build, of_header
+from unisci.jobs.shipped import find_weights, shipped
+from unisci.jobs.weights_file import MOLECULES as FORMAT
 
-FORMAT = "unisci-weights-1"
-
-
-def build(config: ModelConfig, classes: tuple[str, ...], room: int, atom: Tensor, bond: Tensor, first: Tensor) -> Pard:
-    """An untrained Pard. atom (K,), bond (4,): class frequencies; first: table of first blocks; room: most atoms."""
-    product, told = build_product(config.noise, classes, atom, bond), len(config.condition)
-    denoiser = GraphTransformer(sizes(config.denoiser, product, config.causal, told))
-    head = GraphHead(sizes(config.head, product, config.causal, told), first.numel() + first.shape[0])
-    conditions = Conditions(config.condition, first.shape) if told else None
-    return Pard(Denoiser(denoiser, product), head, first, config.hops, room, config.parallel, conditions)
+__all__ = ["begin_from", "build", "build_for", "card_of", "find_weights", "load", "network_sizes", "save"]
+__all__ += ["save_weights", "shipped", "with_card"]
 
 
 def build_for(config: ModelConfig, data: Batch) -> Pard:
@@ -80,13 +73,14 @@ def with_card(source: Path, target: Path, card: dict) -> None:
 
 def load(
     name: str, device: torch.device | str = "cpu", properties: str | Path | None = None
-) -> Designer | CrystalDesigner | Forecaster:
-    """Shipped weights (see `shipped()`) or those of a file, as what the file says: the designer of molecules or of
-    crystals, or a forecaster of series. No network is used.
+) -> Designer | StructureDesigner | CrystalDesigner | Forecaster:
+    """Shipped weights (see `shipped()`) or those of a file, as what the file says: the designer of molecules, flat or
+    in space, or of crystals, or a forecaster of series. No network is used.
 
     properties: of molecules alone: the file of a model of properties to steer by; by default that of the same name in
-    the folder "properties" beside the weights, where there is one. Raises ValueError where there are no such weights or
-    no such device, or a file is damaged, foreign, of another format version or of other atoms.
+    the folder "properties" beside the weights, where there is one, or of the name of the weights that draw the graphs.
+    Raises ValueError where there are no such weights or no such device, or a file is damaged, foreign, of another
+    format version or of other atoms.
     """
     path = find_weights(name)
     form = weights_file.form(path)
@@ -98,28 +92,37 @@ def load(
     if form == crystal_models.FORMAT:
         generator, card, digest = crystal_models.load_generator(path, device)
         return CrystalDesigner(generator, digest, card)
+    if form == structure_models.FORMAT:
+        parts = structure_models.load_parts(path, device)
+        classes = parts.graphs.denoiser.product.schema["atom"].classes
+        steers = _properties(path, properties, classes, device, f"{parts.source}.safetensors")
+        graphs = Designer(parts.graphs, parts.graph_steps, parts.hash, parts.card, steers)
+        return StructureDesigner(graphs, parts.structures, parts.steps, parts.hash, parts.card)
     metadata, tensors = weights_file.read(path, FORMAT)
     try:
         spec, card = json.loads(metadata["spec"]), json.loads(metadata["card"])
-        config = ModelConfig.model_validate(spec["model"])
-        tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-        frequency = [tensors.pop(f"frequency.{k}") for k in ("atom", "bond")]
-        frequency = [f / f.sum() for f in frequency]
-        model = build(config, tuple(spec["classes"]), spec["room"], *frequency, tensors["first"])
-        model.load_state_dict(tensors)
-        steps = int(spec["steps"])
+        model, steps = of_header(spec, tensors), int(spec["steps"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold what its header promises: {error!r}") from error
     try:
-        model = model.eval().to(device)
+        model = model.to(device)
     except (AssertionError, RuntimeError) as error:  # a torch without CUDA fails by assertion
         raise ValueError(f"device {str(device)!r} cannot be used: {error}") from error
-    beside = path.parent / "properties" / path.name
-    found = Path(properties) if properties is not None else beside if beside.is_file() else None
-    steers = None if found is None else property_models.load(found, device)
-    if steers is not None and steers.classes != tuple(spec["classes"]):
-        raise ValueError(f"{found} knows the atoms {steers.classes}, the generator draws {tuple(spec['classes'])}")
+    steers = _properties(path, properties, tuple(spec["classes"]), device)
     return Designer(model, steps, weights_file.digest(path), card, steers)
+
+
+def _properties(
+    path: Path, given: str | Path | None, classes: tuple[str, ...], device: torch.device | str, *others: str
+) -> PropertyModel | None:
+    """The model of properties that is given, or lies beside the weights under their file's name or another one. Raises
+    ValueError where it knows other atoms than `classes`."""
+    beside = [path.parent / "properties" / name for name in (path.name, *others)]
+    found = Path(given) if given is not None else next((p for p in beside if p.is_file()), None)
+    steers = None if found is None else property_models.load(found, device)
+    if steers is not None and steers.classes != classes:
+        raise ValueError(f"{found} knows the atoms {steers.classes}, the generator draws {classes}")
+    return steers
 
 
 def save(forecaster: Forecaster, path: str | Path, half: bool = True) -> None:
@@ -135,23 +138,6 @@ def save(forecaster: Forecaster, path: str | Path, half: bool = True) -> None:
 def card_of(path: Path) -> dict:
     """The card in the header of a weights file. Raises ValueError where the file is damaged or foreign."""
     return json.loads(weights_file.read(path, weights_file.form(path) or FORMAT)[0].get("card", "{}"))
-
-
-def shipped() -> dict[str, Path]:
-    """The weights that come with the package, by name."""
-    folder = Path(str(files("unisci") / "weights"))
-    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
-
-
-def find_weights(name: str) -> Path:
-    """The file of shipped weights or of a path. Raises ValueError where there is none, naming what there is."""
-    known = shipped()
-    if name in known:
-        return known[name]
-    path = Path(name)
-    if path.suffix == ".safetensors" and path.is_file():
-        return path
-    raise ValueError(f"no weights {name!r}: give a .safetensors file or one of {sorted(known)}")
 
 
 def network_sizes(model: Pard) -> dict:

@@ -10,10 +10,9 @@ from torch import nn
 
 from unisci.autoregression.pard import Pard, examples
 from unisci.batch import Batch
-from unisci.design.properties import named
 from unisci.domains.molecule import Molecule
 from unisci.jobs.config import ConfigError, MoleculeJob, PropertyJob
-from unisci.jobs.data import prepare, with_properties, write_json
+from unisci.jobs.data import columns_of, prepare, with_properties, write_json
 from unisci.jobs.models import begin_from, build_for, network_sizes, save_weights
 from unisci.jobs.references import find_smiles
 from unisci.jobs.runs import generate
@@ -35,13 +34,13 @@ def run(job: MoleculeJob, progress: bool = True) -> Path:
 
 def train(job: MoleculeJob, progress: bool = True) -> Path:
     """Run the job's training, resuming what its folder holds; writes and returns <out>/model.safetensors."""
-    for name in job.model.condition:
-        named(name)  # an unknown one is refused before the data are read
+    told = job.model.condition
+    columns_of(job.data, told)  # an unknown one is refused before the data are read
     resumable(job)
     many = distributed()
     first = not many or torch.distributed.get_rank() == 0
     folder = job.out / "data"
-    read = lambda: with_properties(prepare(job.data, job.model.hops, folder), job.model.condition, folder)
+    read = lambda: with_properties(prepare(job.data, job.model.hops, folder, told), told, folder)
     if first:
         read()
     if many:

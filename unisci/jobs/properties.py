@@ -10,9 +10,8 @@ from unisci.autoregression.conditions import VALUES
 from unisci.autoregression.pard import examples
 from unisci.autoregression.property_model import PropertyModel
 from unisci.batch import Batch
-from unisci.design.properties import named
 from unisci.jobs.config import PropertyJob
-from unisci.jobs.data import prepare, with_properties, write_json
+from unisci.jobs.data import columns_of, prepare, with_properties, write_json
 from unisci.jobs.molecules import identity, resumable
 from unisci.jobs.property_models import build_for, save
 from unisci.order import Order
@@ -23,10 +22,10 @@ from unisci.training.fit import fit
 
 def run(job: PropertyJob, progress: bool = True) -> Path:
     """Train, resuming what the folder holds; writes <out>/model.safetensors and returns the folder."""
-    for name in job.properties:
-        named(name)  # an unknown one is refused before the data are read
+    columns_of(job.data, job.properties)  # an unknown one is refused before the data are read
     resumable(job)
-    data = with_properties(prepare(job.data, job.hops, job.out / "data"), job.properties, job.out / "data")
+    folder = job.out / "data"
+    data = with_properties(prepare(job.data, job.hops, folder, job.properties), job.properties, folder)
     torch.manual_seed(job.training.seed)
     write_json(job.out / "job.json", identity(job))
     model = build_for(job, widen(data.train)).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -39,7 +39,8 @@ def build_for(job: PropertyJob, data: Batch) -> PropertyModel:
     values = data.given[VALUES]
     moments = values.mean(0), values.std(0).clamp(min=1e-6)
     classes = data.schema["atom"].classes
-    return build(job.network, job.noise, job.hops, classes, job.properties, *frequencies(data), *moments)
+    names = tuple(name.lower() for name in job.properties)  # as wants speak of them
+    return build(job.network, job.noise, job.hops, classes, names, *frequencies(data), *moments)
 
 
 def save(path: Path, model: PropertyModel, job: PropertyJob, card: dict) -> None:

@@ -4,11 +4,13 @@ import csv
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TextIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rdkit import RDConfig
 
 from unisci.jobs.config import ConfigError
@@ -20,33 +22,67 @@ EMBEDDED = {
     "qm9": SHIPPED / "qm9.smi.xz",  # 120,831 rows of QM9, see datasets/qm9/card.md
     "nci": Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi",  # carried by RDKit, see datasets/nci/card.md
 }
+DAMAGED = (UnicodeDecodeError, EOFError, csv.Error, gzip.BadGzipFile, lzma.LZMAError, zlib.error, pa.ArrowInvalid)
 
 
 def read_smiles(source: str, column: str | None = None) -> Iterator[tuple[int, str]]:
     """(line number, SMILES) of a .smi file (first word of each line), a .csv file (`column`, else "smiles"), plain,
-    .gz or .xz, or of an embedded set by name. Raises ConfigError where the file or the column is missing, or the file
-    is damaged."""
+    .gz or .xz, a .parquet file (its row number), or of an embedded set by name. Raises ConfigError where the file or
+    the column is missing, or the file is damaged."""
+    yield from ((line, smiles) for line, smiles, _ in read_values(source, column, ()))
+
+
+def read_values(
+    source: str, column: str | None, names: tuple[str, ...]
+) -> Iterator[tuple[int, str, tuple[str | float | None, ...]]]:
+    """(line number, SMILES, cells of the columns `names`) of a table, as `read_smiles`; names must be its columns'."""
     path = find_smiles(source)
     try:
+        if path.suffix == ".parquet":
+            smiles = _smiles_column(path, column, table_columns(source))
+            table = pq.read_table(path, columns=list(dict.fromkeys((smiles, *names))))
+            cells = zip(*(table[name].to_pylist() for name in (smiles, *names)), strict=True)
+            yield from ((k, row[0] or "", row[1:]) for k, row in enumerate(cells, 1))
+            return
         with _open(path) as file:
             if ".csv" in path.suffixes:
                 rows = csv.DictReader(file)
-                names = rows.fieldnames or []
-                name = column or next((n for n in names if n.lower() == "smiles"), None)
-                if name not in names:
-                    raise ConfigError(f"{path} has no column {name or 'smiles'!r}; its columns are {', '.join(names)}")
-                yield from ((rows.line_num, row[name] or "") for row in rows)
+                smiles = _smiles_column(path, column, rows.fieldnames or [])
+                yield from ((rows.line_num, row[smiles] or "", tuple(row[n] for n in names)) for row in rows)
             else:
-                yield from ((k, line.split()[0]) for k, line in enumerate(file, 1) if line.strip())
-    except (UnicodeDecodeError, EOFError, csv.Error, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+                yield from ((k, line.split()[0], ()) for k, line in enumerate(file, 1) if line.strip())
+    except DAMAGED as error:
         raise ConfigError(f"{path} is damaged or not a text file: {error}") from error
+
+
+def table_columns(source: str) -> tuple[str, ...]:
+    """The names of the columns of a .csv or .parquet file, none of any other. Raises ConfigError as `read_smiles`."""
+    if not {".csv", ".parquet"} & set(Path(source).suffixes):
+        return ()
+    path = find_smiles(source)
+    try:
+        if path.suffix == ".parquet":
+            return tuple(pq.read_schema(path).names)
+        with _open(path) as file:
+            return tuple(csv.DictReader(file).fieldnames or ())
+    except DAMAGED as error:
+        raise ConfigError(f"{path} is damaged or not a text file: {error}") from error
+
+
+def _smiles_column(path: Path, column: str | None, names: Sequence[str]) -> str:
+    name = column or next((n for n in names if n.lower() == "smiles"), None)
+    if name not in names:
+        raise ConfigError(f"{path} has no column {name or 'smiles'!r}; its columns are {', '.join(names)}")
+    return name
 
 
 def find_smiles(source: str) -> Path:
     """The file of an embedded set or of a path. Raises ConfigError where there is none."""
     path = EMBEDDED.get(source, Path(source))
     if not path.is_file():
-        raise ConfigError(f"no file {source!r} with SMILES: give a .smi or .csv file, or one of {sorted(EMBEDDED)}")
+        raise ConfigError(
+            f"no file {source!r} with SMILES: give a .smi, .csv or .parquet file, or one of {sorted(EMBEDDED)}"
+        )
     return path
 
 

@@ -245,12 +245,16 @@ def finish(out: Path) -> None:
         _merge(parts, *temporary.values(), picture=out / "molecules.png")
         for name, path in temporary.items():
             path.replace(out / name)
-        met = met_columns(pq.read_schema(out / "samples.parquet").names)
-        if met:
-            hit_rates(pd.read_parquet(out / "samples.parquet", columns=met)).to_csv(out / "hit_rates.csv", index=False)
+        write_hit_rates(out)
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
+
+
+def write_hit_rates(out: Path) -> None:
+    """Write hit_rates.csv where samples.parquet says that something was wanted."""
+    if met := met_columns(pq.read_schema(out / "samples.parquet").names):
+        hit_rates(pd.read_parquet(out / "samples.parquet", columns=met)).to_csv(out / "hit_rates.csv", index=False)
 
 
 def _merge(parts: list[Path], table: Path, smi: Path, sdf: Path, picture: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights files: safetensors with a format mark, and the hash of what was written, in the header."""
+"""Weights files: safetensors with a format mark, and the hash of what was written, in the header; JSON beside them."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
+
+MOLECULES = "unisci-weights-1"  # the format mark of generators of molecular graphs
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -58,3 +60,10 @@ def read(path: Path, form: str) -> tuple[dict[str, str], dict[str, Tensor]]:
 def digest(path: Path) -> str:
     """The first 16 hexadecimal digits of a file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.rename(path)
