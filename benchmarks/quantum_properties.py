@@ -134,7 +134,8 @@ def report(title: str, model: PropertyModel, trained: Batch, held: Batch, steps:
         f"{title}: {described(model)}, {len(trained)} graphs, {steps} steps; on {len(held)} held-out graphs it errs by"
     )
     for words, key in (("  ", "whole"), ("  the mean by ", "mean")):
-        print(words + ", ".join(f"{k} {errors[f'{k} {key}']:.3f} {u}" for k, u in zip(NAMES, UNITS, strict=True)))
+        cells = (f"{k} {errors[f'{k} {key}']:.3f} {u}" for k, u in zip(NAMES, UNITS, strict=True))
+        print(words + ", ".join(cells), flush=True)
 
 
 def described(model: nn.Module) -> str:

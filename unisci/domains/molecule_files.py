@@ -149,6 +149,7 @@ def _property(k: int, name: str, value: object) -> str:
     lines = text.split("\n")
     if (
         not name
+        or name.startswith("_")  # RDKit reads such names as its own, and lists them not
         or set(name) & set("<>\n\r")
         or "\r" in text
         or any(not s.strip() or s.startswith("$$$$") for s in lines)
