@@ -7,6 +7,7 @@ import torch
 
 from unisci.autoregression.crystal_generator import CrystalGenerator
 from unisci.autoregression.orbits import OrbitModel
+from unisci.autoregression.retrieval import untrained_ranker
 from unisci.domains.crystal import Crystal
 from unisci.domains.elements import element_features
 from unisci.domains.orbit_batches import WyckoffTable
@@ -14,7 +15,6 @@ from unisci.domains.wyckoff import Orbits
 from unisci.jobs.crystal_models import build_refiner
 from unisci.networks.atom_transformer import AtomTransformerConfig
 from unisci.networks.orbit_transformer import OrbitTransformerConfig
-from unisci.networks.template_ranker import TemplateRanker
 
 FCC = np.linalg.cholesky(np.array([[2, 1, 1], [1, 2, 1], [1, 1, 2]]) / 4.0)
 SALT = Crystal([11, 17], [[0] * 3, [0.5] * 3], FCC * 5.64)
@@ -34,7 +34,7 @@ def small_generator() -> CrystalGenerator:
     orbits = OrbitModel(OrbitTransformerConfig(16, 1, 2), table, features, volumes)
     config = AtomTransformerConfig(width=16, layers=1, heads=2, edge=8, radial=4, templates=True)
     refiner = build_refiner(config, torch.tensor([0, 0, 1, 1, 0, 1]), 0.4, volumes)
-    rankers = (TemplateRanker(features, 4, 8),)
+    rankers = (untrained_ranker(features, 4, 8),)
     for model in (orbits, refiner, *rankers):
         model.eval().requires_grad_(False)
     return CrystalGenerator(orbits, table, refiner, rankers, (8, 11, 14, 17, 22, 38), 10)

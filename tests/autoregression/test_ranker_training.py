@@ -7,7 +7,7 @@ import torch
 from tests.autoregression.test_retrieval import caesium_chloride
 from tests.domains.test_templates import perovskite, rock_salt
 from unisci.autoregression import ranker_training
-from unisci.autoregression.ranker_training import examples, shuffled, train_ranker
+from unisci.autoregression.ranker_training import HIDDEN, examples, hide, shuffled, train_ranker
 from unisci.autoregression.retrieval import Retriever, fits, propose
 from unisci.domains.candidates import CandidateReader
 from unisci.domains.elements import element_features
@@ -30,7 +30,7 @@ def test_examples_are_what_proposals_and_fits_say(monkeypatch):
         found, expected = propose(reader, [crystals[i].numbers for i in rows], [[i] for i in rows])
         for a, b in zip(inputs, expected, strict=True):
             torch.testing.assert_close(a.to(b.dtype), b, rtol=2e-3, atol=1e-4)
-        assert inputs[3].dtype == torch.float16
+        assert inputs[4].dtype == torch.float16
         for b, i in enumerate(rows):
             assert i not in {c.row for c in found[b]}
             own = torch.from_numpy(fits(reader, crystals[i], found[b])).float()
@@ -92,3 +92,22 @@ def test_the_rate_falls_to_zero_on_a_cosine(monkeypatch):
     train_ranker(examples(CandidateReader(TemplateLibrary.from_crystals(SALTS[:4]))), FEATURES, 4, 0)
     expected = [ranker_training.LR * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)]
     assert rates == pytest.approx(expected)
+
+
+def test_some_candidates_are_hidden_and_what_then_fits_nothing_is_left_out():
+    torch.manual_seed(0)
+    numbers = torch.arange(3000)[:, None].expand(-1, 8)
+    exists = torch.ones(3000, 8, dtype=torch.bool)
+    exists[:, 7] = False
+    fit = torch.zeros(3000, 8)
+    fit[:, 0], fit[:, 1] = 1.0, 0.1  # only the first is of use
+    (rows, seen), kept = hide((numbers, exists), fit)
+    assert bool(seen[:, 0].all()) and not bool(seen[:, 7].any())
+    assert len(rows) == len(seen) == len(kept) == pytest.approx(3000 * (1 - HIDDEN), rel=0.05)
+    # u = 2 HIDDEN U are hidden, and the first stays with 1 - u: E[u (1 - u)] / E[1 - u] = .18 / .7
+    assert 1 - float(seen[:, 1:7].float().mean()) == pytest.approx(0.257, abs=0.02)
+    assert torch.equal(kept, torch.stack([seen[:, k] * fit[0, k] for k in range(8)], 1))
+    lost = 6 - seen[:, 1:7].sum(1)
+    assert float((lost == 0).float().mean()) > 0.2 and int(lost.max()) == 6  # from none of a list to nearly all
+    nothing = (numbers[:2], torch.zeros(2, 8, dtype=torch.bool))
+    assert hide(nothing, fit[:2])[1] is not None

@@ -4,12 +4,21 @@ import numpy as np
 import torch
 
 from tests.domains.test_templates import LIBRARY, perovskite, rock_salt
-from unisci.autoregression.retrieval import SIMILAR, Retriever, expected_best, fits, propose
-from unisci.domains.candidates import CANDIDATES, CandidateReader
+from unisci.autoregression.retrieval import (
+    SIMILAR,
+    Proposals,
+    Retriever,
+    expected_best,
+    fits,
+    propose,
+    untrained_ranker,
+)
+from unisci.domains.candidates import CANDIDATES, FACTS, VOTES, CandidateReader
 from unisci.domains.crystal import Crystal
 from unisci.domains.elements import element_features
+from unisci.domains.pair_densities import RADII
 from unisci.domains.templates import TemplateLibrary
-from unisci.networks.template_ranker import INPUTS, RADII, TemplateRanker, ranking_loss
+from unisci.networks.template_ranker import TemplateRanker, ranking_loss
 
 
 def caesium_chloride(a: int, b: int, length: float = 4.0) -> Crystal:
@@ -25,13 +34,16 @@ def test_without_rankers_the_nearest_come_first():
 def test_what_the_ranker_reads():
     reader = CandidateReader(LIBRARY)
     formulas = [np.array([19, 17]), np.array([22, 56, 8, 8, 8]), np.array([1, 1, 1, 8])]
-    found, (elements, share, theirs, density, facts, exists) = propose(reader, formulas, [[0], [], []])
+    found, (elements, share, touching, theirs, density, facts, exists) = propose(reader, formulas, [[0], [], []])
     assert exists.sum(1).tolist() == [2, 2, 0] and [len(f) for f in found] == [2, 2, 0]
     assert elements.tolist() == [[17, 19, 0], [22, 56, 8], [8, 1, 0]]
     torch.testing.assert_close(share.sum(1), torch.ones(3))
+    spacing = (reader.library.atomic_volumes[[17, 19]].mean()) ** (1 / 3)
+    torch.testing.assert_close(touching[0, :2, :2], torch.tensor([[2.0, 3.2], [3.2, 4.4]]) / spacing)  # atomic radii
+    assert float(touching[0, 2].abs().max()) == 0
     assert theirs.shape == (3, CANDIDATES, 3) and theirs[1, 0].tolist() == [22, 38, 8]
-    assert density.shape == (3, CANDIDATES, 3, 3, RADII) and facts.shape == (3, CANDIDATES, INPUTS)
-    assert bool(facts.isfinite().all()) and float(facts[0, 0, -4]) == 0.0  # its distance above the nearest
+    assert density.shape == (3, CANDIDATES, 3, 3, len(RADII)) and facts.shape == (3, CANDIDATES, FACTS)
+    assert bool(facts.isfinite().all()) and float(facts[0, 0, len(VOTES)]) == 0.0  # its distance above the nearest
 
 
 def test_candidates_alike_vote_for_each_other():
@@ -39,6 +51,20 @@ def test_candidates_alike_vote_for_each_other():
     found, (*_, facts, _) = propose(CandidateReader(library), [np.array([55, 17])])
     votes = {c.row: float(facts[0, i, 5]) for i, c in enumerate(found[0])}
     assert votes[1] > votes[0] and votes[2] > votes[0]
+
+
+def test_polymorphs_are_told_from_other_templates():
+    """Of KCl's candidates one is KCl itself, in the structure of CsCl; NaCl and RbCl lie in the other."""
+    library = TemplateLibrary.from_crystals([caesium_chloride(19, 17), rock_salt(11, 17), caesium_chloride(37, 17)])
+    found, (*_, facts, _) = propose(CandidateReader(library), [np.array([19, 17])])
+    same, close, loose, exchanged = facts[0, : len(found[0]), len(VOTES) + 3 : len(VOTES) + 7].T
+    rows = torch.tensor([c.row for c in found[0]])
+    assert torch.equal(same == 1, rows == 0)
+    torch.testing.assert_close(close[rows != 1], torch.ones(2), atol=1e-2, rtol=0)
+    assert float(close[rows == 1]) < float(loose[rows == 1]) < 0.5
+    assert exchanged.tolist() == [0.0 if row == 0 else 0.5 for row in rows]
+    *_, facts, _ = propose(CandidateReader(library), [np.array([3, 17])])[1]
+    assert float(facts[0, :3, len(VOTES) + 3 : len(VOTES) + 6].abs().max()) == 0
 
 
 def test_fits_are_one_for_the_same_structure():
@@ -49,7 +75,18 @@ def test_fits_are_one_for_the_same_structure():
     assert fits(reader, salt, []).shape == (0,)
 
 
-def test_a_ranker_learns_which_templates_fit():
+def trained(proposals: Proposals, fit: torch.Tensor, seed: int) -> TemplateRanker:
+    torch.manual_seed(seed)
+    ranker = untrained_ranker(torch.from_numpy(element_features()), embedding=4, width=16)
+    optimiser = torch.optim.Adam(ranker.parameters(), 3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        ranking_loss(ranker(*proposals.inputs), fit).backward()
+        optimiser.step()
+    return ranker
+
+
+def test_rankers_learn_which_templates_fit():
     """Large cations sit in the structure of CsCl: no distance in chemistry says so, the examples do."""
     large, small = [37, 55, 81], [3, 11, 19, 12, 20]
     crystals = [caesium_chloride(a, x) for a in large for x in (17, 35, 53)]
@@ -63,14 +100,8 @@ def test_a_ranker_learns_which_templates_fit():
     fit = torch.zeros(len(crystals), CANDIDATES)
     for i, (c, found) in enumerate(zip(crystals, proposals.candidates, strict=True)):
         fit[i, : len(found)] = torch.from_numpy(fits(reader, c, found)).float()
-    torch.manual_seed(0)
-    ranker = TemplateRanker(torch.from_numpy(element_features()), embedding=4, width=16)
-    optimiser = torch.optim.Adam(ranker.parameters(), 1e-2)
-    for _ in range(60):
-        optimiser.zero_grad()
-        ranking_loss(ranker(*proposals.inputs), fit).backward()
-        optimiser.step()
-    chosen = Retriever(library, [ranker]).retrieve([c.numbers for c in held], 1)
+    rankers = [trained(proposals, fit, seed) for seed in range(3)]
+    chosen = Retriever(library, rankers).retrieve([c.numbers for c in held], 1)
     for c, (template,) in zip(held, chosen, strict=True):
         assert template.crystal.formula == c.formula
         alone = TemplateLibrary.from_crystals([template.crystal])

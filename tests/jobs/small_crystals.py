@@ -8,6 +8,7 @@ from pandas import DataFrame
 from tests.domains.test_templates import perovskite, rock_salt
 from unisci.autoregression.crystal_generator import CrystalGenerator
 from unisci.autoregression.orbits import OrbitModel
+from unisci.autoregression.retrieval import untrained_ranker
 from unisci.domains.crystal import Crystal
 from unisci.domains.orbit_batches import WyckoffTable
 from unisci.domains.prototypes import NamedLibrary
@@ -18,7 +19,6 @@ from unisci.jobs.config import CrystalJob
 from unisci.jobs.crystal_models import build_refiner
 from unisci.networks.atom_transformer import AtomTransformerConfig
 from unisci.networks.orbit_transformer import OrbitTransformerConfig
-from unisci.networks.template_ranker import TemplateRanker
 
 
 def small_crystals() -> list[Crystal]:
@@ -68,7 +68,7 @@ def untrained(rankers: int = 2) -> CrystalGenerator:
     orbits = OrbitModel(OrbitTransformerConfig(16, 1, 2, 0.1), table, features, volumes)
     sizes = torch.tensor([0.0, 0, 2049, 0, 0, 70001])
     refiner = build_refiner(AtomTransformerConfig(width=16, layers=1, heads=2, templates=True), sizes, 0.4, volumes)
-    ranked = tuple(TemplateRanker(features, 4 + k, 8) for k in range(rankers))
+    ranked = tuple(untrained_ranker(features, 4 + k, 8) for k in range(rankers))
     generator = CrystalGenerator(orbits, table, refiner, ranked, (3, 11, 100), 5)
     for model in (orbits, refiner, *ranked):
         model.eval()

@@ -8,6 +8,7 @@ import torch
 
 from tests.jobs.small_crystals import untrained
 from tests.jobs.test_models import contents
+from unisci.domains.candidates import FACTS
 from unisci.domains.crystal import Crystal
 from unisci.jobs import weights_file
 from unisci.jobs.crystal_models import FORMAT, load_generator, save
@@ -51,9 +52,10 @@ def drawn(g) -> torch.Tensor:
         r(
             SALT[0],
             torch.full((1, 2), 0.5),
+            torch.rand(1, 2, 2),
             torch.tensor([[[19, 35]]]),
             torch.rand(1, 1, 2, 2, 28),
-            torch.rand(1, 1, 10),
+            torch.rand(1, 1, FACTS),
             torch.ones(1, 1) > 0,
         )
         for r in g.rankers
@@ -143,7 +145,7 @@ def test_a_flipped_bit_and_a_lie_about_the_header_are_refused(path, tmp_path):
         load_generator(other)
 
 
-@pytest.mark.parametrize("mark", ["unisci-weights-1", "unisci-crystals-2", None])
+@pytest.mark.parametrize("mark", ["unisci-weights-1", "unisci-crystals-1", None])
 def test_a_file_of_another_format_is_refused(path, tmp_path, mark):
     with pytest.raises(ValueError, match=f"this version reads {FORMAT}"):
         load_generator(changed(path, tmp_path, format=mark))

@@ -2,22 +2,24 @@
 
     minimise  - log sum_k softmax(score)_k fit_k,    fit_k = exp(- distance of the pair densities / MATCHING)
 
-k runs over the candidates that chemistry proposes for the crystal's formula, the crystal itself left out.
+k runs over the candidates that chemistry proposes for the crystal's formula, the crystal itself left out. Each time
+some candidates are hidden, as if the library did not hold them: lists vary, and networks of so few rows learn longer.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unisci.autoregression.retrieval import fits, propose
+from unisci.autoregression.retrieval import fits, propose, untrained_ranker
 from unisci.domains.candidates import CandidateReader
 from unisci.domains.templates import TemplateLibrary
 from unisci.networks.template_ranker import TemplateRanker, ranking_loss
 
 Example = tuple[tuple[Tensor, ...], Tensor]  # the ranker's inputs of some formulas, and how well each candidate fits
 BATCH, LR, WEIGHT_DECAY = 128, 2e-3, 0.05
+HIDDEN = 0.3  # share of the candidates, on average; in each formula's list from none to twice as many
 USEFUL = 0.2  # of the best fit; where nothing fits there is nothing to learn
 
 
@@ -42,9 +44,9 @@ def _read(reader: CandidateReader, rows: list[int]) -> Example:
     for b, (row, found) in enumerate(zip(rows, candidates, strict=True)):
         fit[b, : len(found)] = torch.from_numpy(fits(reader, reader.library[row], found)).float()
     useful = fit.amax(1) > USEFUL
-    elements, share, theirs, density, facts, exists = (x[useful] for x in inputs)
+    elements, share, touching, theirs, density, facts, exists = (x[useful] for x in inputs)
     density = density.half()  # nearly all of the memory
-    return (elements, share, theirs, density, facts, exists), fit[useful]
+    return (elements, share, touching, theirs, density, facts, exists), fit[useful]
 
 
 def shuffled(data: list[Example], epochs: int, seed: int) -> Iterator[tuple[float, Example]]:
@@ -71,15 +73,29 @@ def train_ranker(data: list[Example], features: Tensor, epochs: int, seed: int) 
     if not data:
         raise ValueError("no crystal has a template that fits it: train without rankers (count 0), or on more crystals")
     torch.manual_seed(seed)
-    ranker = TemplateRanker(features)
+    ranker = untrained_ranker(features)
     optimiser = torch.optim.AdamW(ranker.parameters(), LR, weight_decay=WEIGHT_DECAY)
-    for done, ((elements, share, theirs, density, facts, exists), fit) in shuffled(data, epochs, seed):
+    for done, (inputs, fit) in shuffled(data, epochs, seed):
         for group in optimiser.param_groups:
             group["lr"] = LR * 0.5 * (1 + np.cos(np.pi * done))
         optimiser.zero_grad(set_to_none=True)
-        ranking_loss(ranker(elements, share, theirs, density.float(), facts, exists), fit).backward()
+        (elements, share, touching, theirs, density, facts, exists), fit = hide(inputs, fit)
+        scores = ranker(elements, share, touching, theirs, density.float(), facts, exists)
+        ranking_loss(scores, fit).backward()
+        nn.utils.clip_grad_norm_(ranker.parameters(), 1.0)
         optimiser.step()
     return ranker.eval()
+
+
+def hide(inputs: tuple[Tensor, ...], fit: Tensor) -> Example:
+    """The example without some of its candidates, drawn from torch's generator, and without formulas that nothing
+    fits any more; at least one formula stays."""
+    *rest, exists = inputs
+    seen = exists & (torch.rand(exists.shape) >= 2 * HIDDEN * torch.rand(len(exists), 1))
+    useful = (fit * seen).amax(1) > USEFUL
+    if not useful.any():
+        return inputs, fit
+    return tuple(x[useful] for x in (*rest, seen)), (fit * seen)[useful]
 
 
 def _numbers(library: TemplateLibrary, row: int) -> np.ndarray:

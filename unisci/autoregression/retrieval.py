@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unisci.domains.candidates import CANDIDATES, CandidateReader
+from unisci.domains.candidates import CANDIDATES, FACTS, CandidateReader
 from unisci.domains.crystal import Crystal
-from unisci.domains.pair_densities import MATCHING, density_distance, pair_densities
+from unisci.domains.pair_densities import MATCHING, RADII, density_distance, pair_densities
 from unisci.domains.templates import Candidate, Template, TemplateLibrary, species
 from unisci.networks.template_ranker import TemplateRanker
 
@@ -31,6 +31,11 @@ class Proposals(NamedTuple):
 
     candidates: list[list[Candidate]]
     inputs: tuple[Tensor, ...]
+
+
+def untrained_ranker(features: Tensor, embedding: int = 24, width: int = 64) -> TemplateRanker:
+    """A network of what `propose` tells. features (101, F): of the elements."""
+    return TemplateRanker(features, torch.from_numpy(RADII), FACTS, embedding, width)
 
 
 class Retriever:
@@ -53,7 +58,7 @@ class Retriever:
         for b, (numbers, found) in enumerate(zip(formulas, proposals.candidates, strict=True)):
             elements, counts = species(np.asarray(numbers))
             m, n = len(found), len(elements)
-            g = proposals.inputs[3][b, :m, :n, :n].numpy()
+            g = proposals.inputs[4][b, :m, :n, :n].numpy()
             order = expected_best(p[b, :m], density_distance(g[:, None], g, counts), k)
             out.append([self.library.substitute(found[i], numbers) for i in order])
         return out
@@ -81,15 +86,16 @@ def propose(
     elements, theirs = torch.zeros(b, s, dtype=torch.long), torch.zeros(b, k, s, dtype=torch.long)
     share, exists = torch.zeros(b, s), torch.zeros(b, k, dtype=torch.bool)
     radii, facts = read[0][1].shape[-1] if read else 0, torch.zeros(b, k, read[0][2].shape[-1] if read else 0)
-    density = torch.zeros(b, k, s, s, radii)
+    density, touching = torch.zeros(b, k, s, s, radii), torch.zeros(b, s, s)
     for i, ((found, g, v), (z, counts)) in enumerate(zip(read, kinds, strict=True)):
         m, n = len(found), len(z)
         elements[i, :n], share[i, :n] = torch.from_numpy(z), torch.from_numpy(counts / counts.sum()).float()
+        touching[i, :n, :n] = torch.from_numpy(reader.touching(np.asarray(formulas[i]))).float()
         exists[i, :m], facts[i, :m] = True, torch.from_numpy(v).float()
         density[i, :m, :n, :n] = torch.from_numpy(g).float()
         for j, candidate in enumerate(found):
             theirs[i, j, :n] = torch.from_numpy(candidate.species)
-    return Proposals([found for found, _, _ in read], (elements, share, theirs, density, facts, exists))
+    return Proposals([found for found, _, _ in read], (elements, share, touching, theirs, density, facts, exists))
 
 
 def fits(reader: CandidateReader, crystal: Crystal, found: Sequence[Candidate]) -> np.ndarray:

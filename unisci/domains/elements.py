@@ -31,6 +31,11 @@ def element_features() -> np.ndarray:
     return out
 
 
+def radii() -> np.ndarray:
+    """(101,): atomic radii in angstrom."""
+    return element_features()[:, list(SCALES).index("radius")] * SCALES["radius"]
+
+
 def distances() -> np.ndarray:
     """(101, 101): the L1 distance of every two elements' features."""
     f = element_features()

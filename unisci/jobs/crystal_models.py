@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unisci.autoregression.crystal_generator import CrystalGenerator
 from unisci.autoregression.crystals import CrystalModel, crystal_product
 from unisci.autoregression.orbits import OrbitModel
+from unisci.autoregression.retrieval import untrained_ranker
 from unisci.denoiser import Denoiser
 from unisci.domains.crystal import CRYSTAL_FIELDS, MAX_SITES
 from unisci.domains.orbit_batches import WyckoffTable
@@ -19,7 +20,7 @@ from unisci.networks.orbit_transformer import ELEMENTS, OrbitTransformerConfig
 from unisci.networks.template_ranker import TemplateRanker
 from unisci.processes.torus import UNIFORM_DEVIATION
 
-FORMAT = "unisci-crystals-1"
+FORMAT = "unisci-crystals-2"
 
 
 def build_refiner(
@@ -87,7 +88,7 @@ def _generator(spec: dict, tensors: dict[str, Tensor]) -> CrystalGenerator:
     sizes = dict(spec["refiner"])
     without, parts = float(sizes.pop("without")), float(sizes.pop("parts", 0.0))  # older files have no parts
     refiner = build_refiner(AtomTransformerConfig(**sizes), tensors["refiner.sizes"], without, volumes, parts)
-    rankers = tuple(TemplateRanker(tensors[f"rankers.{i}.features"], **s) for i, s in enumerate(spec["rankers"]))
+    rankers = tuple(untrained_ranker(tensors[f"rankers.{i}.features"], **s) for i, s in enumerate(spec["rankers"]))
     parts = _parts(orbits, refiner, rankers)
     if foreign := [k for k in tensors if not k.startswith(tuple(parts))]:
         raise ValueError(f"tensors of no model: {foreign[:3]}")

@@ -11,6 +11,7 @@ from unisci.autoregression.crystal_generator import CrystalGenerator
 from unisci.autoregression.crystals import CrystalModel
 from unisci.autoregression.orbits import OrbitModel
 from unisci.autoregression.ranker_training import examples, train_ranker
+from unisci.autoregression.retrieval import untrained_ranker
 from unisci.batch import Batch
 from unisci.domains.candidates import CandidateReader
 from unisci.jobs import crystal_data
@@ -82,7 +83,7 @@ def train_rankers(job: CrystalJob, data: CrystalData) -> tuple[TemplateRanker, .
     for seed in range(job.rankers.count):
         path = folder / f"ranker-{seed}.pt"
         if path.is_file():
-            ranker, weights = TemplateRanker(data.features), load_checkpoint(path)
+            ranker, weights = untrained_ranker(data.features), load_checkpoint(path)
             _same(path, weights, ranker)
             ranker.load_state_dict(weights)
         else:
