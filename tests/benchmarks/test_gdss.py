@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from benchmarks import communities
-from benchmarks.gdss import S4S, way
-from benchmarks.gdss_models import cdcd_model, counts, draw, empty, paper_model, train
+from benchmarks.gdss_models import cdcd_model, counts, draft_model, draw, empty, paper_model, started, train
+from benchmarks.gdss_ways import DECIDED, S4S, START, way
 from unisci.metrics.graphs import erdos_renyi, evaluate
 from unisci.rng import Rng
 from unisci.training.fit import FitConfig
 
 MODELS = {"paper": lambda data: paper_model(data, width=8, layers=2), "cdcd": lambda data: cdcd_model(data, 16, 8, 2)}
+MODELS["drafts"] = lambda data: draft_model(data, 16, 8, 2)
 each = pytest.mark.parametrize("kind", MODELS)
 
 
@@ -75,6 +76,30 @@ def test_training_is_done_once(kind, graphs, tmp_path):
     done = train(MODELS[kind](data), data, config, tmp_path)
     for a, b in zip(model.denoiser.parameters(), done.denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_drafts_start_from_a_training_without_them(graphs, tmp_path):
+    data = communities.batch([a for a in graphs if len(a) == 12][:8])
+    torch.manual_seed(0)
+    plain = train(MODELS["cdcd"](data), data, FitConfig(2, 8, warmup=2, ema=0.5), tmp_path / "cdcd")
+    model = started(MODELS["drafts"](data), tmp_path / "cdcd")
+    weights = dict(model.denoiser.named_parameters())
+    assert all(torch.equal(v, weights[k]) for k, v in plain.denoiser.named_parameters())
+    train(model, data, FitConfig(1, 8, warmup=2, ema=0.5), tmp_path / "drafts")
+    for kind, folder in (("paper", "cdcd"), ("cdcd", "drafts")):
+        with pytest.raises(ValueError, match="another network"):
+            started(MODELS[kind](data), tmp_path / folder)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        started(model, tmp_path / "none")
+
+
+def test_times_of_langevin_steps_lie_where_classes_are_decided(graphs):
+    model = MODELS["cdcd"](communities.batch(graphs[:2]))
+    for name, calls in (("s4-langevin", 100), ("s4-2-langevin", 198)):
+        times = way(name, calls, model, 0.05)[1]
+        there = (times <= DECIDED[0]) & (times >= DECIDED[1])
+        assert there.sum() > 0.8 * (len(times) - 1) and times[0] == START and times[-1] == 0
+        assert (times.diff() < 0).all() and (times.diff()[there[:-1]][:-1] > -0.01).all()
 
 
 def test_training_needs_no_rdkit():

@@ -333,3 +333,16 @@ def test_conditions_of_another_size_are_refused():
     for values in (torch.zeros(2, 1), torch.zeros(1, 2), torch.zeros(2)):
         with pytest.raises(ValueError, match=r"takes conditions \(2, 2\)"):
             conditional()(*with_condition(inputs, values))
+
+
+def test_what_is_put_before_a_layer_is_what_it_is_given():
+    """Nothing put there changes no bit; a change before layer k is that of its input, and layers before it do not
+    see it."""
+    net, x, seen = network(), graphs([5, 3]), []
+    call = lambda before: net.trunk(x.state, x.t, x.mask, x.given, x.order, before)
+    plain = call(None)
+    same = call(lambda k, x, e: seen.append(k) or (x, e))
+    assert seen == [0, 1, 2] and all(torch.equal(a, b) for a, b in zip(plain[:2], same[:2], strict=True))
+    moved = call(lambda k, x, e: (x + 1.0, e) if k == 1 else (x, e))
+    assert torch.equal(moved[2][0].k, plain[2][0].k) and not torch.equal(moved[2][1].u, plain[2][1].u)
+    assert (moved[0] - plain[0]).abs().max() > 1e-3

@@ -9,11 +9,12 @@ from torch import nn
 from benchmarks.gdss_oracle import C, JointGaussian
 from unisci.batch import Batch, Field, pair_mask
 from unisci.denoiser import Denoiser
-from unisci.processes.gaussian import VE, VP
+from unisci.processes.gaussian import VE, VP, Cosine, lam, time
 from unisci.processes.graph_sdes import (
     QM9,
     ZINC250K,
     Alphabet,
+    Focus,
     decode,
     encode,
     graph_sdes,
@@ -157,3 +158,20 @@ def test_the_partial_scores_are_blocks_of_the_joint_one():
     error = lambda score: float((score - exact).abs().max() / exact.abs().max())
     assert error(learnt(everything)) < 0.02
     assert error(learnt(alone)) > 0.1
+
+
+def test_training_times_lie_where_they_are_focused():
+    """log(alpha / sigma) is normal of the stated mean and deviation, and uniform in t where it is not."""
+    n = 20_000
+    rng, processes = Rng(0, torch.arange(n)), {"atom": Cosine(), "bond": VP()}
+    t = graph_sdes(processes, ONE_HOT, Focus(1.0, 0.5, 0.0)).times(rng)
+    for k, process in processes.items():
+        at = lam(process, t[k].double())
+        assert at.mean() == pytest.approx(1.0, abs=0.02) and at.std() == pytest.approx(0.5, abs=0.02)
+    torch.testing.assert_close(lam(Cosine(), t["atom"]), lam(VP(), t["bond"]), rtol=1e-3, atol=1e-3)  # one noise level
+    t = graph_sdes(processes, ONE_HOT, Focus(1.0, 0.5, 0.4)).times(rng)["atom"]
+    late = lam(Cosine(), t.double()) < -1  # four deviations away
+    assert late.double().mean() == pytest.approx(0.4 * (1 - float(time(Cosine(), torch.tensor(-1.0)))), abs=0.01)
+    for plain in (graph_sdes(processes, ONE_HOT), graph_sdes(processes, ONE_HOT, Focus(1.0, 0.5, 1.0))):
+        t = plain.times(rng)["atom"]
+        assert t.mean() == pytest.approx(0.5, abs=0.01) and t.std() == pytest.approx(12**-0.5, abs=0.01)

@@ -106,15 +106,29 @@ def test_the_released_variance_is_right_for_ve():
     assert torch.equal(covariance(S4(legacy=True), oracle, line(9)), covariance(S4(), oracle, line(9)))
 
 
-@pytest.mark.parametrize(("solver", "calls"), [(S4(snr=0.1), 1), (SecondOrderS4(), 2)])
+@pytest.mark.parametrize(("solver", "calls"), [(S4(snr=0.1), 1), (SecondOrderS4(), 2), (SecondOrderS4(snr=0.1), 3)])
 def test_evaluations_a_step(solver, calls):
     denoise = Counting(GaussianOracle(VP(), std=0.5))
     sample(denoise, normal(4, 3), line(6, end=0.0), solver, Rng(0, torch.arange(4)))
     assert denoise.calls == 6 * calls
 
 
+def test_langevin_steps_are_taken_where_the_step_begins():
+    """The other two evaluations are at its middle."""
+    oracle, seen = GaussianOracle(VP(), std=0.5), []
+
+    class Watched(Counting):
+        def __call__(self, x, t):
+            seen.append(float(t))
+            return super().__call__(x, t)
+
+    SecondOrderS4(snr=0.1).step(Watched(oracle), normal(2, 3), *line(1, 0.5, 0.3), None, Rng(0, torch.arange(2)))
+    assert seen == pytest.approx([0.5, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("kind", [S4, SecondOrderS4])
 @pytest.mark.parametrize("size", [by_norm, by_schedule])
-def test_a_step_of_no_length_is_a_langevin_step(size):
+def test_a_step_of_no_length_is_a_langevin_step(size, kind):
     class Flat:
         """An Rng without streams: Langevin draws from stream 0 of its own, S4 from the step's."""
 
@@ -126,16 +140,16 @@ def test_a_step_of_no_length_is_a_langevin_step(size):
 
     denoise, t = GaussianOracle(VP(), std=0.5), torch.tensor(0.4, dtype=F64)
     x, rng = normal(5, 3), Flat(Rng(0, torch.arange(5)))
-    moved, _ = S4(snr=0.2, size=size).step(denoise, x, t, t, None, rng)
+    moved, _ = kind(snr=0.2, size=size).step(denoise, x, t, t, None, rng)
     expected = Langevin(0.2, size=size).correct(denoise, x, t, rng)
     torch.testing.assert_close(moved, expected)
-    cold, _ = S4(snr=0.2, scale=0.0, size=size).step(denoise, x, t, t, None, rng)
-    half, _ = S4(snr=0.2, scale=0.5, size=size).step(denoise, x, t, t, None, rng)
+    cold, _ = kind(snr=0.2, scale=0.0, size=size).step(denoise, x, t, t, None, rng)
+    half, _ = kind(snr=0.2, scale=0.5, size=size).step(denoise, x, t, t, None, rng)
     torch.testing.assert_close(half - cold, (moved - cold) / 2)
     assert (moved - cold).abs().min() > 0 and (cold - x).abs().min() > 0
 
 
-@pytest.mark.parametrize("solver", [S4(snr=0.1, scale=0.7), SecondOrderS4()], ids=["S4", "second"])
+@pytest.mark.parametrize("solver", [S4(snr=0.1, scale=0.7), SecondOrderS4(), SecondOrderS4(0.1, 0.7)])
 def test_samples_do_not_depend_on_their_batch(solver):
     oracle = GaussianOracle({"atom": VP(), "bond": VE(0.2, 1.0)}, 0.3, 0.4, SCHEMA)
 
@@ -151,7 +165,7 @@ def test_samples_do_not_depend_on_their_batch(solver):
 def test_pairs_stay_symmetric_and_nothing_is_drawn_where_nothing_is(kind):
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()
     oracle = GaussianOracle({"atom": VE(), "bond": VE()}, 0.0, 1.0, SCHEMA)
-    solver = kind(mask=mask) if kind is SecondOrderS4 else kind(snr=0.1, mask=mask)
+    solver = kind(snr=0.1, mask=mask)
     x = {"atom": torch.zeros(2, 4, 3), "bond": torch.zeros(2, 4, 4)}
     out = sample(oracle, x, line(3, end=0.1), solver, Rng(0, torch.arange(2)))
     assert torch.equal(out["bond"], out["bond"].transpose(1, 2))
@@ -191,8 +205,9 @@ def test_refusals():
         with pytest.raises(ValueError, match="Gaussian"):
             solver.step(GaussianOracle(uniform(3)), x, *times, None, rng)
     for wrong in ({"snr": -0.1}, {"scale": -1.0}):
-        with pytest.raises(ValueError, match="snr >= 0"):
-            S4(**wrong)
+        for kind in (S4, SecondOrderS4):
+            with pytest.raises(ValueError, match=f"{kind.__name__} needs snr >= 0"):
+                kind(**wrong)
 
 
 def test_unit_noise_is_what_the_oracle_says():

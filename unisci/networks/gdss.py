@@ -6,7 +6,7 @@
 A holds one or more channels of real numbers, as noise leaves them. Both networks permute with the nodes, and the edges'
 output is symmetric. Time is no input in the paper, as the noise shows it; here it may be one.
 
-`JointTransformer` is the stronger network of the same signature: the graph transformer of unisci.networks on numbers.
+A stronger network of the same signature is `unisci.networks.joint_transformer`.
 """
 
 from itertools import pairwise
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from unisci.batch import pair_mask
 from unisci.networks.embedding import TimeEmbedding
-from unisci.networks.graph_transformer import GraphTransformer, GraphTransformerConfig
 from unisci.order import Order
 
 
@@ -153,26 +152,3 @@ class Gdss(nn.Module):
         a = (a[:, None] if self.single else a.movedim(-1, 1)) * pair_mask(mask)[:, None]
         bond = self.edges(x, a, mask)
         return {"atom": self.nodes(x, a, mask), "bond": bond[:, 0] if self.single else bond.movedim(1, -1)}
-
-
-class JointTransformer(nn.Module):
-    """The graph transformer on numbers: "atom" (B, N, K) and "bond" (B, N, N, C) floats, all at one time () or (B,).
-
-    config: site_states, pair_states are K and C, and site_classes, pair_classes the widths put out.
-    """
-
-    def __init__(self, config: GraphTransformerConfig):
-        super().__init__()
-        self.inner = GraphTransformer(config)
-
-    def forward(
-        self,
-        state: dict[str, Tensor],
-        t: dict[str, Tensor],
-        mask: Tensor,
-        given: dict[str, Tensor],
-        order: Order | None = None,
-        cache: object | None = None,
-    ) -> dict[str, Tensor]:
-        at = {k: t[k].to(v).reshape(-1, *(1,) * (v.ndim - 2)).expand(v.shape[:-1]) for k, v in state.items()}
-        return self.inner(state, at, mask, given | {"degree": torch.zeros_like(mask, dtype=torch.long)}, order)

@@ -13,6 +13,7 @@ from the second layer on. No normalisation looks across samples or sites, so a b
 batch or its padding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -178,15 +179,18 @@ class GraphTrunk(nn.Module):
         mask: Tensor,
         given: dict[str, Tensor],
         order: Order | None,
+        before: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """x, e, and what each layer remembers."""
+        """x, e, and what each layer remembers. before(k, x, e) -> x, e: what layer k is given in their place."""
         order = order or Order(torch.where(mask, 0, -1))
         causal = self.config.causal or order.noisy is not None
         sees = order.visible() if causal else mask[:, :, None] & mask[:, None, :]
         either = (sees | sees.transpose(1, 2)) if causal else sees
         x, e, past = self._embed_sites(state, t, given, order), self._embed_pairs(state, t, order), []
         e = e * either[..., None]
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            if before is not None:
+                x, e = before(i, x, e)
             x, e, kept = layer(x, e, sees, either, causal)
             past.append(kept)
         return x, e, past

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unisci.batch import Batch, Field
-from unisci.processes.gaussian import VE, VP, Gaussian
+from unisci.processes.gaussian import VE, VP, Gaussian, time
 from unisci.processes.product import Product
 from unisci.rng import Rng
 from unisci.state import Time, pad
@@ -113,9 +113,29 @@ def without_virtual(batch: Batch, field: str = "atom") -> Batch:
 
 
 @dataclass(frozen=True)
+class Focus:
+    """Where training times lie: log(alpha / sigma) is normal of this mean and deviation, but for a share of times,
+    which are uniform in t."""
+
+    mean: float
+    deviation: float
+    uniform: float = 0.1
+
+
+@dataclass(frozen=True)
 class GraphSDEs(Product):
     """The system: a Gaussian process for each field. Pair fields are symmetric, as their draws are, and 0 on the
-    diagonal."""
+    diagonal. focus: where training times lie, by default uniform."""
+
+    focus: Focus | None = None
+
+    def times(self, rng: Rng, smallest: float = 1e-3) -> dict[str, Tensor]:
+        t, b, focus = super().times(rng, smallest), (len(rng.ids),), self.focus
+        if focus is None:
+            return t
+        at = focus.mean + focus.deviation * rng.normal("focus", 0, b, 0)
+        anywhere = rng.uniform("anywhere", 0, b, 0) < focus.uniform
+        return {k: torch.where(anywhere, v, time(self.processes[k], at).clamp(smallest, 1)) for k, v in t.items()}
 
     def perturb(self, clean: dict[str, Tensor], t: Time, rng: Rng) -> dict[str, Tensor]:
         return self.hollow(super().perturb(clean, t, rng))
@@ -128,10 +148,10 @@ class GraphSDEs(Product):
         return {k: _hollow(v) if self.schema[k].kind == "pair" else v for k, v in state.items()}
 
 
-def graph_sdes(processes: dict[str, Gaussian], alphabets: Alphabets) -> GraphSDEs:
+def graph_sdes(processes: dict[str, Gaussian], alphabets: Alphabets, focus: Focus | None = None) -> GraphSDEs:
     """The system of fields "atom" (sites) and "bond" (pairs) in the points of their alphabets."""
     schema = {"atom": Field("site", alphabets["atom"].shape), "bond": Field("pair", alphabets["bond"].shape)}
-    return GraphSDEs(processes, schema)
+    return GraphSDEs(processes, schema, focus=focus)
 
 
 def _hollow(v: Tensor) -> Tensor:

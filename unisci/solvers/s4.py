@@ -44,8 +44,7 @@ class S4:
     legacy: bool = False
 
     def __post_init__(self) -> None:
-        if self.snr < 0 or self.scale < 0:
-            raise ValueError(f"S4 needs snr >= 0 and scale >= 0, got snr = {self.snr}, scale = {self.scale}")
+        _check_langevin("S4", self.snr, self.scale)
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
         """One step from t to s; E[x_0 | x_t] without noise where sigma_s = 0. Raises ValueError for noise that is not
@@ -56,30 +55,39 @@ class S4:
         clean = denoise(x, time_for(t, x))
         score = fieldwise(score_of, clean, x, denoise.process, t)
         if self.snr:
-            x = fieldwise(self._correct, x, score, noise(0), denoise.process, t, noise.there)
+            x = _langevin(self, x, score, noise, denoise.process, t)
         x = fieldwise(_linear, x, noise(1), denoise.process, t, middle, self.legacy)
         x = fieldwise(_push, x, score, denoise.process, t, t, s)
         x = fieldwise(_linear, x, noise(2), denoise.process, middle, s, self.legacy)
         return fieldwise(_land, x, clean, denoise.process, s), True
 
-    def _correct(self, x: Tensor, score: Tensor, xi: Tensor, process: Gaussian, t: Tensor, there: Tensor) -> Tensor:
-        _, sigma = level_for(process, t, x)
-        e = self.size(self.snr, score, xi, sigma, there)
-        return x + e * score + self.scale * (2 * e).sqrt() * xi
-
 
 @dataclass(frozen=True)
 class SecondOrderS4:
     """F_{h/2}, then S by the midpoint rule of Runge and Kutta with time held at the middle of the step, then F_{h/2}:
-    weak order 2, two evaluations a step. mask (B, N): the sites that exist, where noise is drawn."""
+    weak order 2, two evaluations a step.
 
+    snr, scale, size: of a Langevin correction before the step, as of `S4`, which takes a third evaluation and whose own
+    error is no smaller for more steps; mask (B, N): the sites that exist, where noise is drawn. Raises ValueError where
+    snr or scale is negative.
+    """
+
+    snr: float = 0.0
+    scale: float = 1.0
+    size: StepSize = by_norm
     mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_langevin("SecondOrderS4", self.snr, self.scale)
 
     def step(self, denoise: Denoise, x: State, t: Time, s: Time, memory: Any, rng: Rng | None) -> tuple[State, Any]:
         """One step from t to s; E[x_0 | x] of the middle without noise where sigma_s = 0. Raises ValueError as S4."""
         if memory is None:
             _check(denoise, t, rng, "SecondOrderS4")
         process, middle, noise = denoise.process, _between(t, s), _Noise(denoise, x, rng, self.mask)
+        if self.snr:
+            score = fieldwise(score_of, denoise(x, time_for(t, x)), x, process, t)
+            x = _langevin(self, x, score, noise, process, t)
         at = time_for(middle, x)
         x = fieldwise(_linear, x, noise(1), process, t, middle, False)
         score = fieldwise(score_of, denoise(x, at), x, process, middle)
@@ -99,6 +107,17 @@ class _Noise:
 
     def __call__(self, k: int) -> State:
         return fieldwise(lambda xi, there: xi * there, standard_normal(self.x, self.rng, k, self.schema), self.there)
+
+
+def _langevin(solver: S4 | SecondOrderS4, x: State, score: State, noise: _Noise, process: Any, t: Time) -> State:
+    """x + e score + scale sqrt(2 e) xi, e of each field."""
+
+    def corrected(x: Tensor, score: Tensor, xi: Tensor, process: Gaussian, t: Tensor, there: Tensor) -> Tensor:
+        _, sigma = level_for(process, t, x)
+        e = solver.size(solver.snr, score, xi, sigma, there)
+        return x + e * score + solver.scale * (2 * e).sqrt() * xi
+
+    return fieldwise(corrected, x, score, noise(0), process, t, noise.there)
 
 
 def _linear(x: Tensor, xi: Tensor, process: Gaussian, t: Tensor, s: Tensor, legacy: bool) -> Tensor:
@@ -121,6 +140,11 @@ def _push(x: Tensor, score: Tensor, process: Gaussian, at: Tensor, t: Tensor, s:
 def _land(x: Tensor, clean: Tensor, process: Gaussian, s: Tensor) -> Tensor:
     alpha, sigma = level_for(process, s, x)
     return torch.where(sigma > 0, x, alpha * clean)
+
+
+def _check_langevin(who: str, snr: float, scale: float) -> None:
+    if snr < 0 or scale < 0:
+        raise ValueError(f"{who} needs snr >= 0 and scale >= 0, got snr = {snr}, scale = {scale}")
 
 
 def _between(t: Time, s: Time) -> Time:
