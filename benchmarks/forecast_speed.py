@@ -12,9 +12,10 @@ import torch
 
 from unisci.domains.synthetic_series import mixtures
 from unisci.forecasting.drawing import draw_paths
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.trained import MLP, build
 from unisci.forecasting.window_model import PATTERNS
-from unisci.forecasting.windows import Moments, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 
 SERIES, PATHS = 200, 100
 

@@ -9,6 +9,7 @@ of statsforecast, on the last 336 steps, of season 24 or less (a longer one take
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from benchmarks.forecast_sets import SETS, Set, Task, task
 from unisci.domains.series import values_frame
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.refining import Langevin, Restart
+from unisci.forecasting.scales import scaled
 from unisci.forecasting.synthesis import synthetic_windows
 from unisci.forecasting.trained import MLP, TRAINING
-from unisci.forecasting.windows import Source, at_places, places, scaled
+from unisci.forecasting.window_model import PATTERNS
+from unisci.forecasting.windows import Source, at_places, places
 from unisci.metrics.forecast_baselines import (
     auto_arima,
     auto_ets,
@@ -39,8 +42,10 @@ from unisci.metrics.forecasts import (
     variogram_score,
     weighted_quantile_loss,
 )
+from unisci.networks.window_mlp import WindowMLPConfig
 
 RECENT = 336  # steps that ETS and ARIMA are fitted to
+SLOW = {"ETS": auto_ets, "ARIMA": auto_arima}
 WINDOWS = 4000  # real and synthetic windows that the linear forecaster is trained on
 
 
@@ -48,21 +53,19 @@ def crps(paths: np.ndarray, truth: np.ndarray) -> float:
     return weighted_quantile_loss(path_quantiles(paths), truth).value
 
 
-def train(data: Task, spec: Set, seed: int, steps: int, anchored: bool = False) -> Forecaster:
+def train(data: Task, spec: Set, seed: int, steps: int, network: WindowMLPConfig = MLP) -> Forecaster:
     training = replace(TRAINING, steps=steps, seed=seed)
-    network = replace(MLP, anchored=anchored)
-    return Forecaster(spec.horizon, spec.context, network, training).fit(data.train, progress=False)
+    patterns = replace(PATTERNS, by_window=network.regressed)
+    return Forecaster(spec.horizon, spec.context, network, training, patterns).fit(data.train, progress=False)
 
 
-def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int) -> dict[str, float]:
-    """The figures of one trained forecaster."""
+def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int, brief: bool = False) -> dict[str, float]:
+    """The figures of one trained forecaster; brief: of its paths alone."""
     began = time.process_time()
     paths = np.stack(forecaster.predict(spec.horizon, data.judged, n_paths=100, seed=seed).draws)[..., 0]
     seconds = time.process_time() - began
     unit = np.nanstd(data.truth, 1).mean()
     mixed = shuffled(paths, np.random.default_rng(seed))
-    naive = seasonal_naive(data.histories, spec.horizon, spec.season)
-    base = naive_frame(data, naive)
     found = {
         "CRPS": crps(paths, data.truth),
         "CRPS of few": crps(paths[data.few], data.truth[data.few]),
@@ -70,11 +73,14 @@ def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int) -> dict[str,
     }
     found |= {"VS": variogram_score(paths / unit, data.truth / unit).value}
     found |= {"VS shuffled": variogram_score(mixed / unit, data.truth / unit).value}
+    found |= {"series/CPU s": len(paths) / seconds}
+    if brief:
+        return found
+    base = naive_frame(data, seasonal_naive(data.histories, spec.horizon, spec.season))
     for name, refiner in (("refined, restart", Restart()), ("refined, Langevin", Langevin())):
         better = forecaster.refine(base, data.judged, refiner=refiner, seed=seed)
         found[name] = crps(np.stack(better.draws)[..., 0], data.truth)
-    found |= predictive(forecaster, data, spec, seed)
-    return found | {"series/CPU s": len(paths) / seconds}
+    return found | predictive(forecaster, data, spec, seed)
 
 
 def naive_frame(data: Task, naive: np.ndarray) -> pd.DataFrame:
@@ -111,8 +117,8 @@ def in_own_units(y: torch.Tensor, observed: torch.Tensor, spread: torch.Tensor, 
     return torch.where(observed, x, torch.nan).numpy()
 
 
-def baselines(data: Task, spec: Set, slow: bool) -> dict[str, float]:
-    """CRPS of the forecasts to beat: on all windows, and on few."""
+def baselines(data: Task, spec: Set, slow: Sequence[str]) -> dict[str, float]:
+    """CRPS of the forecasts to beat: on all windows, and on few; slow: those of SLOW that are run."""
     h, season, few = spec.horizon, spec.season, data.truth[data.few]
     point = seasonal_naive(data.histories, h, season)[:, None].repeat(len(LEVELS), 1)
     spread = seasonal_naive_quantiles(data.histories, h, season)
@@ -121,8 +127,8 @@ def baselines(data: Task, spec: Set, slow: bool) -> dict[str, float]:
     found |= {"of few, point": loss(point[data.few], few), "of few, Gaussian": loss(spread[data.few], few)}
     if slow:
         recent = [data.histories[i][-RECENT:] for i in data.few]
-        for name, model in (("ETS", auto_ets), ("ARIMA", auto_arima)):
-            made = statistical(recent, h, season if season <= 24 else 1, model)
+        for name in slow:
+            made = statistical(recent, h, season if season <= 24 else 1, SLOW[name])
             found[f"of few, {name}"] = loss(made.quantiles, few)
             if made.failures:
                 print(f"{name}: {made.failures}")
@@ -136,18 +142,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=TRAINING.steps, help="of training")
     parser.add_argument("--anchored", action="store_true", help="see unisci.forecasting.anchors")
-    parser.add_argument("--statistical", action="store_true", help="ETS and ARIMA too")
+    parser.add_argument("--regressed", action="store_true", help="see unisci.forecasting.regression")
+    parser.add_argument("--brief", action="store_true", help="paths alone: nothing refined, nothing synthetic")
+    parser.add_argument("--statistical", nargs="*", choices=SLOW, help="ETS and ARIMA too, or one of them")
     args = parser.parse_args()
+    network = replace(MLP, anchored=args.anchored, regressed=args.regressed)
+    slow = () if args.statistical is None else args.statistical or tuple(SLOW)
     for name in args.sets:
         spec, data = SETS[name], task(args.data, name)
         counts = f"{len(data.judged)} windows judged, {len(data.few)} of them by slow models too"
         print(f"\n{name}: {len(data.train)} series to train on, {counts}", flush=True)
-        print("baselines: " + row(baselines(data, spec, args.statistical)), flush=True)
+        print("baselines: " + row(baselines(data, spec, slow)), flush=True)
         for seed in args.seeds:
             began = time.process_time()
-            forecaster = train(data, spec, seed, args.steps, args.anchored)
+            forecaster = train(data, spec, seed, args.steps, network)
             seconds = time.process_time() - began
-            print(f"seed {seed} ({seconds:.0f} CPU s): {row(judge(forecaster, data, spec, seed))}", flush=True)
+            print(
+                f"seed {seed} ({seconds:.0f} CPU s): {row(judge(forecaster, data, spec, seed, args.brief))}", flush=True
+            )
 
 
 def row(numbers: dict[str, float]) -> str:

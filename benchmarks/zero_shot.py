@@ -19,9 +19,10 @@ from benchmarks.forecasts import baselines, crps, row
 from unisci.domains.synthetic_series import mixtures
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.mixed import Mixed, slots
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.trained import MLP, TRAINING, Trained, build
 from unisci.forecasting.window_model import Patterns
-from unisci.forecasting.windows import Moments, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 from unisci.metrics.forecasts import coverage
 from unisci.training.data import GROUP
 from unisci.training.fit import fit

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from unisci.domains.series import Panel, Series
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.window_model import PATTERNS, WindowModel
-from unisci.forecasting.windows import Moments, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 from unisci.processes.gaussian import Cosine
 
 F64 = torch.float64

@@ -12,9 +12,10 @@ from tests.oracles import normal
 from unisci.domains.series import Panel
 from unisci.forecasting import drawing
 from unisci.forecasting.drawing import draw_paths, path_ids, unusable
+from unisci.forecasting.scales import scaled
 from unisci.forecasting.trained import build
 from unisci.forecasting.window_model import PATTERNS
-from unisci.forecasting.windows import WindowShape, scaled
+from unisci.forecasting.windows import WindowShape
 from unisci.networks.window_mlp import WindowMLPConfig
 from unisci.rng import Rng
 
@@ -25,7 +26,7 @@ Y = torch.tensor(TRUTH, dtype=F64)
 def test_the_paths_have_the_law_of_the_series():
     n, data = 1500, panel(Y[:16].numpy())
     source, past = source_of(data, 8), torch.arange(24) < 16
-    _, loc, scale = scaled(Y[None], past[None], source.spread)
+    _, loc, scale, _ = scaled(Y[None], past[None], source.spread)
     model = model_of(GaussianNetwork(-loc[0, 0] / scale[0, 0], ar(24) / scale[0, 0] ** 2), SHAPE, data)
     paths = draw_paths(model, source, ["s0"], 8, n, model.program(20, "dpm++2m"), 0)
     assert paths.shape == (1, n, 8, 1) and paths.dtype == np.float64

@@ -13,7 +13,9 @@ from tests.oracles import normal
 from unisci.domains.series import Panel
 from unisci.domains.series_frames import read_frame
 from unisci.forecasting.filling import Filled, fill_paths
-from unisci.forecasting.windows import Moments, WindowShape, scaled
+from unisci.forecasting.moments import Moments
+from unisci.forecasting.scales import scaled
+from unisci.forecasting.windows import WindowShape
 
 SHAPE = WindowShape(8, 4)  # windows of 12 steps, 6 apart
 nan = np.nan
@@ -40,7 +42,7 @@ def test_a_gap_has_the_law_of_the_bridge():
     known = (step < 9) | (step > 14)
     data = panel(holed(TRUTH, (9, 15)))
     y = torch.tensor(TRUTH, dtype=F64)
-    _, loc, scale = scaled(y[None], known[None], source_of(data).spread)
+    _, loc, scale, _ = scaled(y[None], known[None], source_of(data).spread)
     shape = WindowShape(16, 8)
     network = GaussianNetwork(-loc[0, 0] / scale[0, 0], ar(24) / scale[0, 0] ** 2)
     model = model_of(network, shape, data)

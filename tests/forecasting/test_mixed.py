@@ -7,7 +7,8 @@ import torch
 
 from unisci.domains.series import Panel, Series
 from unisci.forecasting.mixed import Mixed, joined, slots
-from unisci.forecasting.windows import Moments, Source, WindowShape, places
+from unisci.forecasting.moments import Moments
+from unisci.forecasting.windows import Source, WindowShape, places
 from unisci.rng import Rng
 
 SHAPE = WindowShape(6, 2)

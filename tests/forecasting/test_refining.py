@@ -14,8 +14,9 @@ from unisci.domains.series import Panel, values_frame
 from unisci.domains.series_frames import read_frame
 from unisci.forecasting.prompts import Prompted
 from unisci.forecasting.refining import Langevin, Restart, base_paths, refine_paths
+from unisci.forecasting.scales import scaled
 from unisci.forecasting.tsdiff import denoising_loss, path_levels, pinball
-from unisci.forecasting.windows import WindowShape, scaled
+from unisci.forecasting.windows import WindowShape
 
 Y, PAST, SHAPE = torch.tensor(TRUTH, dtype=F64), torch.arange(24) < 16, WindowShape(16, 8)
 MEAN, STD = conditional(ar(24), Y, PAST)
@@ -23,7 +24,7 @@ MEAN, STD = conditional(ar(24), Y, PAST)
 
 def exact():
     data = panel(Y[:16].numpy())
-    _, loc, scale = scaled(Y[None], PAST[None], source_of(data).spread)
+    _, loc, scale, _ = scaled(Y[None], PAST[None], source_of(data).spread)
     return model_of(GaussianNetwork(-loc[0, 0] / scale[0, 0], ar(24) / scale[0, 0] ** 2), SHAPE, data), data
 
 

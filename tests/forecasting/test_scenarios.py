@@ -8,8 +8,9 @@ from tests.forecasting.ar_windows import F64, TRUTH, H, L, Windows, ids, program
 from tests.oracles import GaussianOracle
 from unisci.batch import Field
 from unisci.forecasting.prompts import Prompted, draw
+from unisci.forecasting.scales import Scaled
 from unisci.forecasting.scenarios import Above, At, Below, Highest, Lowest, Mean, Total, guide_by, known_entries, terms
-from unisci.forecasting.windows import Scaled, WindowShape
+from unisci.forecasting.windows import WindowShape
 from unisci.guidance.observation import Jacobian
 from unisci.guidance.terms import guided
 from unisci.processes.gaussian import Cosine, level_for

@@ -6,8 +6,10 @@ import torch
 
 from tests.forecasting.exact_windows import F64, GaussianNetwork, ar, model_of, panel, source_of
 from tests.oracles import normal
+from unisci.forecasting.moments import Moments
+from unisci.forecasting.scales import scaled
 from unisci.forecasting.synthesis import synthetic, synthetic_windows
-from unisci.forecasting.windows import Moments, WindowShape, at_places, places, scaled
+from unisci.forecasting.windows import WindowShape, at_places, places
 
 SHAPE = WindowShape(8, 4)
 
@@ -23,7 +25,7 @@ def test_windows_have_the_covariance_of_the_law():
     n, data = 3000, panel(normal(12).numpy() * 3 + 100)
     past = torch.arange(12) < 4
     y = torch.from_numpy(data.series[0].y[:, 0])
-    _, loc, scale = scaled(y[None], past[None], source_of(data).spread)
+    _, loc, scale, _ = scaled(y[None], past[None], source_of(data).spread)
     mean = torch.full((12,), 50.0, dtype=F64)
     network = GaussianNetwork((mean - loc[0, 0]) / scale[0, 0], ar(12) / scale[0, 0] ** 2)
     drawn = made(n, data, network, shape=WindowShape(4, 8))
@@ -76,7 +78,7 @@ def test_windows_as_a_table():
 
 
 def test_covariates_and_calendar_are_those_of_the_real_window(monkeypatch):
-    monkeypatch.setattr("unisci.forecasting.windows.TIMES", 0)  # a short series, whose phases would be left out
+    monkeypatch.setattr("unisci.forecasting.moments.TIMES", 0)  # a short series, whose phases would be left out
     data = panel(normal(40).numpy())
     batch = at_places(source_of(data), SHAPE, places(source_of(data), SHAPE))
     seen = []

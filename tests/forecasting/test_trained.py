@@ -9,9 +9,10 @@ import torch
 from tests.forecasting.exact_windows import F64, panel, series, source_of
 from tests.oracles import normal
 from unisci.domains.series import Panel
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.trained import NETWORKS, build, shape_for, train, usable
 from unisci.forecasting.window_model import PATTERNS, Patterns
-from unisci.forecasting.windows import Moments, WindowShape, at_places, places
+from unisci.forecasting.windows import WindowShape, at_places, places
 from unisci.networks.state_space import WindowStateSpaceConfig
 from unisci.networks.window_mlp import WindowMLPConfig
 from unisci.networks.window_transformer import WindowTransformerConfig

@@ -8,9 +8,11 @@ from tests.forecasting.exact_windows import F64, GaussianNetwork, Spy, ar, condi
 from tests.laws import no_host_reads
 from tests.oracles import normal
 from unisci.batch import Batch
+from unisci.forecasting.anchors import anchors
 from unisci.forecasting.gpd import CLEAN, Moment
+from unisci.forecasting.scales import about, scaled
 from unisci.forecasting.window_model import LARGEST, PATTERNS, Patterns, WindowModel
-from unisci.forecasting.windows import WindowShape, at_places, places, relative, scaled
+from unisci.forecasting.windows import WindowShape, at_places, places
 from unisci.rng import Rng
 
 N = 1500
@@ -21,7 +23,7 @@ def exact(y, covariance, shape, basis, n=N):
     data = panel(y.reshape(shape.channels, -1).T.numpy())
     source = source_of(data)
     batch = source.cut(shape, torch.zeros(n, dtype=torch.long), torch.full((n,), shape.context))
-    _, loc, scale = scaled(y[None], basis[None], source.spread)
+    _, loc, scale, _ = scaled(y[None], basis[None], source.spread)
     loc, scale = (v.expand(1, shape.channels, shape.length).flatten() for v in (loc, scale))
     return model_of(GaussianNetwork(-loc / scale, covariance / scale[:, None] / scale), shape, data), batch
 
@@ -209,7 +211,10 @@ def test_patterns_belong_to_the_sample():
 
 def anchored(y, covariance, known, shape, batch):
     """The exact model of these windows when they count from their anchors. y, known (B, N)."""
-    units, anchor = relative(scaled(batch.state["y"], known, batch.given["spread"]), known, batch.given["structure"])
+    units = scaled(batch.state["y"], known, batch.given["spread"])
+    each = lambda v: v.unflatten(1, (shape.channels, -1))
+    found = anchors(each(units.x), each(known), each(batch.given["structure"]) / units.scale.square())
+    units, anchor = about(units, found)
     every = lambda v: v.expand(-1, -1, shape.length).flatten(1)
     loc, scale = every(units.loc), every(units.scale)
     network = GaussianNetwork(-loc / scale, covariance / scale[:, :, None] / scale[:, None])
@@ -282,7 +287,7 @@ def test_shares_must_be_shares(bad):
 
 
 def by_hand(model, batch, rng):
-    """The loss entry by entry: (D - x_0)^2 / c_out^2 over what is to predict, its mean."""
+    """The loss entry by entry: (D - x_0)^2 / c_out^2 over what is to predict, its mean, or that of windows' means."""
     basis, known, exists = model.prompt(batch, rng)
     process, x = model.denoiser.product.processes["y"], scaled(batch.state["y"], basis, batch.given["spread"]).x
     exists = exists & (x.abs() < LARGEST)
@@ -295,11 +300,13 @@ def by_hand(model, batch, rng):
         f = model.denoiser.network({"y": noisy}, {"y": t_all}, exists, {})["y"]
     wanted = exists & ~known
     error = (alpha * noisy + sigma * f - x).square() / sigma.square()
-    return error[wanted].sum() / wanted.sum()
+    each = torch.stack([e[w].mean() for e, w in zip(error, wanted, strict=True) if w.any()])
+    return each.mean() if model.patterns.by_window else error[wanted].sum() / wanted.sum()
 
 
-def test_the_loss_is_the_mean_over_what_is_to_predict():
-    model, batch = training(WindowShape(10, 4, 2), Patterns(0.3, 0.2, 0.5))
+@pytest.mark.parametrize("by_window", [False, True])
+def test_the_loss_is_the_mean_over_what_is_to_predict(by_window):
+    model, batch = training(WindowShape(10, 4, 2), Patterns(0.3, 0.2, 0.5, by_window=by_window))
     torch.testing.assert_close(model.loss(batch, rng(400)).detach(), by_hand(model, batch, rng(400)), rtol=1e-4, atol=0)
 
 

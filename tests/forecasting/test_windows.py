@@ -10,7 +10,9 @@ from tests.forecasting.exact_windows import F64, panel, series, source_of
 from tests.oracles import normal
 from unisci.domains.calendar import phases
 from unisci.domains.series import Panel
-from unisci.forecasting.windows import Moments, Source, WindowShape, at_places, places, scaled, window_schema
+from unisci.forecasting.moments import Moments
+from unisci.forecasting.scales import scaled
+from unisci.forecasting.windows import Source, WindowShape, at_places, places, window_schema
 
 LENGTHS, PAST, AHEAD = (9, 3, 14), 2, 4
 
@@ -74,7 +76,7 @@ def test_a_source_is_laid_out_as_its_schema_says():
     assert source.schema == window_schema(PAST + 1, 6, 3, 2) and source.future == 1
     assert source.first.tolist() == [0, 13, 20] and source.end.tolist() == [9, 16, 34]
     bare = source_of(panel(np.arange(5.0), freq="1"))
-    assert set(bare.schema) == {"y", "observed", "spread", "structure", "anchor", "phase"}
+    assert set(bare.schema) == {"y", "observed", "spread", "bounds", "structure", "anchor", "phase"}
     assert bare.cut(WindowShape(2, 1), torch.tensor([0]), torch.tensor([4])).state["y"].tolist() == [[2.0, 3.0, 4.0]]
 
 
@@ -150,7 +152,7 @@ def draw(seed, channels=2, length=9, rows=3):
 def test_scaling_undoes_units_and_has_a_way_back(a, b, seed):
     y, basis = draw(seed)
     spread = normal(3, 2, seed=seed).abs()
-    x, loc, scale = one = scaled(y, basis, spread)
+    x, loc, scale, _ = one = scaled(y, basis, spread)
     moved = scaled(a * y + b, basis, a * spread)
     resolved = 1e-6 + 1e-13 * abs(b) / a  # what is left of y in a y + b
     torch.testing.assert_close(moved.x, x, rtol=2e-6, atol=100 * resolved)

@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 
 from unisci.domains.series_frames import read_frame
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.trained import Trained, build
 from unisci.forecasting.window_model import Patterns
-from unisci.forecasting.windows import Moments, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 from unisci.jobs.config import SeriesJob
 from unisci.networks.window_inputs import WindowConfig
 from unisci.networks.window_mlp import WindowMLPConfig

@@ -9,30 +9,36 @@ import torch
 
 import unisci
 from tests.jobs.small import write_weights
-from tests.jobs.small_series import small_trained, table
+from tests.jobs.small_series import SMALL, small_trained, table
 from unisci.forecasting.forecaster import Forecaster
 from unisci.jobs import models, series_models, weights_file
 from unisci.jobs.series_models import FORMAT, load, save
 from unisci.networks.state_space import WindowStateSpaceConfig
 from unisci.networks.window_transformer import WindowTransformerConfig
 from unisci.processes.gaussian import Linear
+from unisci.training.fit import FitConfig
 
 NETWORKS = [
     None,
     WindowTransformerConfig(length=1, patch=6, width=16, layers=1, heads=2, hidden=24),
     WindowStateSpaceConfig(length=1, width=8, blocks=1, modes=4),
+    replace(SMALL, regressed=True),
 ]
 
 
 def trained_of(network):
-    return small_trained() if network is None else small_trained(network=network)
+    trained = small_trained() if network is None else small_trained(network=network)
+    if trained.model.regression is not None:
+        for buffer in trained.model.regression.buffers():
+            buffer.add_(0.01)  # as if it had been fitted
+    return trained
 
 
 def paths(forecaster: Forecaster, **rest) -> np.ndarray:
     return forecaster.predict(6, table(), "h", n_paths=5, seed=2, **rest).stacked
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["mlp", "transformer", "state_space"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["mlp", "transformer", "state_space", "regressed"])
 def test_a_file_of_floats_draws_the_same_paths_bit_for_bit(tmp_path, network):
     trained = trained_of(network)
     save(tmp_path / "w.safetensors", trained, {"summary": "a test"}, half=False)
@@ -140,7 +146,8 @@ def test_a_header_of_before_anchors_is_of_a_model_without_them(tmp_path):
     save(path, small_trained(), {})
     metadata, tensors = weights_file.read(path, series_models.FORMAT)
     spec = json.loads(metadata["spec"])
-    assert spec["network"].pop("anchored") is False
+    assert spec["network"].pop("anchored") is spec["network"].pop("regressed") is False
+    assert spec.pop("columns") == {} and spec["patterns"].pop("by_window") is False
     weights_file.write(again, tensors, {**metadata, "spec": json.dumps(spec)})
     assert load(again).trained.model.anchored is False
 
@@ -173,3 +180,18 @@ def test_a_header_that_promises_what_the_file_does_not_hold(tmp_path, change):
     weights_file.write(path, tensors, {**metadata, "spec": json.dumps(spec)})
     with pytest.raises(ValueError, match="does not hold what its header promises"):
         load(path)
+
+
+def test_a_saved_forecaster_keeps_the_names_of_the_columns(tmp_path):
+    sales = table().rename(columns={"unique_id": "shop", "ds": "hour", "y": "sold"}).assign(other=1.0)
+    network = replace(SMALL, width=8, hidden=8)
+    training = FitConfig(steps=1, batch_size=4, checkpoint_every=0)
+    own = Forecaster(6, 24, network, training).fit(sales, "h", id="shop", time="hour", targets=["sold"], progress=False)
+    unisci.save(own, tmp_path / "own.safetensors", half=False)
+    again = unisci.load(tmp_path / "own.safetensors")
+    assert again.columns == {"id": "shop", "time": "hour", "targets": ["sold"]}
+    found = again.predict(6, sales, "h", n_paths=3)
+    assert np.array_equal(found.stacked, own.predict(6, n_paths=3).stacked)
+    assert list(found.frame.columns[:2]) == ["shop", "hour"]
+    with pytest.raises(ValueError, match="shop"):
+        again.predict(6, table(), "h")

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisci.metrics import forecast_arrays
-from unisci.metrics.forecast_arrays import clustered_proportion
 from unisci.metrics.forecasts import (
     LEVELS,
     coverage,
@@ -253,15 +252,6 @@ def test_coverage_interval_holds_the_level_where_steps_move_together(rho):
     assert np.mean(held) > 0.9
     independent = 2 * 1.96 * math.sqrt(0.16 / (30 * 24))
     assert np.mean(widths) == pytest.approx(independent, rel=0.2) if rho == 0 else np.mean(widths) > 2 * independent
-
-
-def test_intervals_of_a_share_at_the_ends():
-    low, high = clustered_proportion(np.full(10, 24), np.full(10, 24))
-    assert (low, high) == (pytest.approx(10 / (10 + 1.959964**2)), 1.0)  # ten series, not 240 entries
-    one = clustered_proportion(np.array([12]), np.array([24]))
-    assert one[1] - one[0] > 0.8
-    same = clustered_proportion(np.full(10, 12), np.full(10, 24))
-    assert 0.1 < same[1] - same[0] < 0.16
 
 
 def test_linear_predictive_score_of_an_autoregression_is_that_of_its_best_predictor():

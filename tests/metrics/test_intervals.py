@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisci.metrics.intervals import bootstrap_mean, distinct, jackknife, proportion, student
+from unisci.metrics.intervals import (
+    bootstrap_mean,
+    clustered_proportion,
+    distinct,
+    jackknife,
+    median_interval,
+    proportion,
+    student,
+)
 
 RUNS = 400
 
@@ -91,3 +99,19 @@ def test_too_few_samples_have_no_interval():
 @pytest.mark.parametrize(("degrees", "exact"), [(4, 2.776), (9, 2.262), (19, 2.093)])
 def test_student(degrees, exact):
     assert student(degrees) == pytest.approx(exact, rel=0.01)
+
+
+def test_a_clustered_proportion_at_the_ends():
+    low, high = clustered_proportion(np.full(10, 24), np.full(10, 24))
+    assert (low, high) == (pytest.approx(10 / (10 + 1.959964**2)), 1.0)  # ten clusters, not 240 entries
+    one = clustered_proportion(np.array([12]), np.array([24]))
+    assert one[1] - one[0] > 0.8
+    same = clustered_proportion(np.full(10, 12), np.full(10, 24))
+    assert 0.1 < same[1] - same[0] < 0.16
+
+
+def test_the_median_interval_holds_the_median_19_times_in_20():
+    rng = np.random.default_rng(0)
+    inside = [low <= np.log(2) <= high for low, high in map(median_interval, rng.exponential(size=(1000, 25)))]
+    assert 0.94 < np.mean(inside) < 0.99
+    assert np.isnan(median_interval(np.arange(5.0))).all()

@@ -14,8 +14,9 @@ from torch import Tensor
 from unisci.autoregression.generate import fill_group
 from unisci.batch import Batch
 from unisci.forecasting.gpd import CLEAN, Conditioner
+from unisci.forecasting.scales import Scaled
 from unisci.forecasting.window_model import WindowModel
-from unisci.forecasting.windows import Scaled, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 from unisci.rng import MASK, Rng
 from unisci.solvers.program import Program
 from unisci.solvers.sample import Denoise

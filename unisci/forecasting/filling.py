@@ -16,8 +16,9 @@ from unisci.domains.series import Panel, values_frame
 from unisci.domains.series_frames import to_user
 from unisci.forecasting.drawing import draw_windows, path_ids
 from unisci.forecasting.levels import interval_bounds, quantile_of, tails
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.window_model import WindowModel
-from unisci.forecasting.windows import Moments, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 from unisci.rng import Rng
 from unisci.solvers.program import Program
 

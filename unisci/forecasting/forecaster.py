@@ -15,14 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from unisci.domains.calendar import season_length, step_days
 from unisci.domains.series import Panel
-from unisci.domains.series_frames import read_frame
 from unisci.forecasting.backtesting import Backtest, cutoffs, run_backtest
 from unisci.forecasting.drawing import draw_paths
 from unisci.forecasting.filling import Filled, fill_paths
 from unisci.forecasting.forecast import Forecast
 from unisci.forecasting.gpd import CLEAN, Conditioner
+from unisci.forecasting.reading import Table, check_alike, read_panel
 from unisci.forecasting.refining import RESTART, Refiner, base_paths, refine_paths
 from unisci.forecasting.scenarios import Scenario, guide_by, known_entries
 from unisci.forecasting.synthesis import synthetic
@@ -31,7 +30,6 @@ from unisci.forecasting.window_model import PATTERNS, Patterns
 from unisci.networks.window_inputs import WindowConfig
 from unisci.training.fit import FitConfig
 
-Table = Any  # a frame of pandas or polars, or a Panel that was read from one
 GUIDED = 50  # calls a path under scenarios: with fewer, what is measured varies less than its tolerance says
 
 
@@ -70,7 +68,7 @@ class Forecaster:
         made = cls(
             shape.horizon, shape.context, network, patterns=trained.model.patterns, steps=trained.steps, name=name
         )
-        made.trained = trained
+        made.trained, made.columns = trained, trained.columns
         return made
 
     def fit(
@@ -86,11 +84,12 @@ class Forecaster:
     ) -> "Forecaster":
         """Train on the series of a table, which `predict` then continues. columns: id, time, targets, past, future and
         static as `unisci.domains.series_frames.read_frame`. folder: for checkpoints, a run found there is resumed."""
-        panel = _panel(df, freq, X, columns)
+        panel = read_panel(df, freq, X, columns)
         shape = shape_for(panel, self.horizon, self.context)
         path = None if folder is None else Path(folder)
         model, moments = train(panel, shape, self.network, self.patterns, self.training, path, progress, device)
-        self.trained = Trained(model, panel.channels, moments, panel.freq, self.steps, {})
+        names = {k: v for k, v in columns.items() if k != "static"}
+        self.trained = Trained(model, panel.channels, moments, panel.freq, self.steps, {}, names)
         self.panel, self.columns = panel, columns
         return self
 
@@ -215,24 +214,12 @@ class Forecaster:
     def read(self, df: Table | None, freq: str | None = None, X: Table | None = None) -> Panel:
         """The series of a table like that of `fit`, or those of `fit` where None."""
         trained = self._trained()
-        if df is None:
-            if self.panel is None:
-                raise ValueError("these weights hold no series: give df, the series to forecast")
-            panel = self.panel
-            if X is not None:
-                raise ValueError("X goes with df: give the history and its future covariates together")
-        else:
-            panel = _panel(df, freq, X, self.columns)
-        if trained.freq is not None and _pace(panel.freq) != _pace(trained.freq):
-            raise ValueError(
-                f"the series go in steps of {panel.freq!r}, the model was trained on steps of {trained.freq!r}: give "
-                f"such series, or freq={trained.freq!r} where most of their steps are missing"
-            )
-        if len(panel.channels) != trained.model.shape.channels:
-            raise ValueError(
-                f"the series have the channels {', '.join(panel.channels)}, the model has "
-                f"{trained.model.shape.channels}: give one column, or see unisci.domains.series_frames.melt_wide"
-            )
+        if df is None and self.panel is None:
+            raise ValueError("these weights hold no series: give df, the series to forecast")
+        if df is None and X is not None:
+            raise ValueError("X goes with df: give the history and its future covariates together")
+        panel = self.panel if df is None else read_panel(df, freq, X, self.columns)
+        check_alike(panel, trained)
         return panel
 
     def _trained(self) -> Trained:
@@ -250,17 +237,3 @@ class Forecaster:
                 f"h = {h} is beyond the trained horizon of {longest}: give roll=True, or train a longer one"
             )
         return h
-
-
-def _panel(df: Table, freq: str | None, X: Table | None, columns: dict) -> Panel:
-    """The series of a table, or of a panel that was read already."""
-    if not isinstance(df, Panel):
-        return read_frame(df, freq, X=X, **columns)
-    if X is not None:
-        raise ValueError("X goes with a table: a Panel holds its future covariates")
-    return df
-
-
-def _pace(freq: str) -> tuple[int, float | None]:
-    """The season and the length of a step: those of a week are the same whatever day it ends on."""
-    return season_length(freq), None if freq == "1" else step_days(freq)

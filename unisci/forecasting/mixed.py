@@ -28,7 +28,7 @@ def joined(sources: Sequence[Source]) -> Source:
     rows = torch.tensor([0] + [len(s.values) for s in sources]).cumsum(0)[:-1].tolist()
     cat = lambda name: torch.cat([getattr(s, name) for s in sources])
     moved = lambda name: torch.cat([getattr(s, name) + row for s, row in zip(sources, rows, strict=True)])
-    same = {name: cat(name) for name in ("values", "covariates", "phases", "static", "spread", "structure")}
+    same = {name: cat(name) for name in ("values", "covariates", "phases", "static", "spread", "structure", "bounds")}
     return replace(sources[0], **same, first=moved("first"), end=moved("end"))
 
 

@@ -3,7 +3,7 @@
     At                        a known entry, beside those of the past
     Total, Mean               A y + noise of standard deviation `tolerance`, A linear: exact where data are Gaussian
     Highest, Lowest           the same with A the extreme; that of the estimate, so that rare values are not quite met
-    Below, Above              log h = sum over steps log Phi((limit - D) / sqrt(tolerance^2 + r^2)), see `Limit`
+    Below, Above              log h = sum over steps log Phi((limit - D) / sqrt(tolerance^2 + r^2)): `limits.py`
 
 Statements measured by one number each are one `Observation`, so that their joint law is exact, not only each alone.
 """
@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unisci.forecasting.limits import Limit
 from unisci.forecasting.prompts import values
-from unisci.forecasting.windows import Scaled, WindowShape
+from unisci.forecasting.scales import Scaled
+from unisci.forecasting.windows import WindowShape
 from unisci.guidance.observation import Covariance, Isotropic, Jacobian, Observation
-from unisci.guidance.terms import Evaluation, Term, guided
+from unisci.guidance.terms import Term, guided
 from unisci.solvers.sample import Denoise
-from unisci.state import State
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,10 @@ def terms(
     for part, covariance in ((sums, Jacobian()), (extremes, Isotropic(through_model=False))):
         if part:
             found.append(_observed(part, units, covariance))
-    found += [Limit(units=units, sites=sites, statement=one) for one, sites in limits]
+    found += [
+        Limit(units=units, sites=sites, value=one.value, tolerance=one.tolerance, sign=one.sign)
+        for one, sites in limits
+    ]
     return tuple(found)
 
 
@@ -170,38 +174,6 @@ def guide_by(
 ) -> Callable[[Denoise, Scaled], Denoise]:
     """The same as `guide` of `WindowModel.complete` takes it."""
     return lambda denoise, units: guided(denoise, *terms(scenarios, shape, units, channels, steps))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limit(Term):
-    """Sites of windows are below, or above, a value: with D the estimate and r^2 the variance that x_t leaves to data
-    of independent entries of variance 1 in units of the window,
-
-        log h = sum_i log Phi(+-(value - D_i) / sqrt(tolerance^2 + r^2)),   D moves by C grad log h
-
-    Exact for one step of such data. Steps that move together are counted as if they did not, so that paths keep a
-    little more distance than the limit asks for; few cross it.
-    """
-
-    needs_graph: ClassVar[bool] = True
-
-    units: Scaled
-    sites: Tensor
-    statement: Below | Above
-
-    def push(self, at: Evaluation) -> State:
-        one, wide = self.statement, self.units
-        with torch.inference_mode(False), torch.enable_grad():
-            d = values(at.clean).detach().clone().requires_grad_()
-            each = lambda v: v.expand(-1, -1, d.shape[1] // v.shape[1]).flatten(1)[:, self.sites].to(d)
-            ones = {"y": torch.ones_like(d)} if isinstance(at.x, dict) else {"x": torch.ones_like(d)}
-            (r2,) = Isotropic().spread(at, ones).values()
-            edge = ((one.tolerance / each(wide.scale)) ** 2 + r2[:, self.sites]).sqrt()
-            gap = (one.value - each(wide.loc)) / each(wide.scale) - d[:, self.sites]
-            log_h = torch.special.log_ndtr(one.sign * gap / edge).sum()
-            u = dict.fromkeys(ones, torch.autograd.grad(log_h, d)[0])
-        pushed = Jacobian().pull(at, u)
-        return pushed if isinstance(at.x, dict) else pushed["x"]
 
 
 def _check_finite(one: Scenario, value: float) -> None:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from unisci.domains.series import Panel
 from unisci.forecasting.drawing import draw_windows
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.window_model import WindowModel
-from unisci.forecasting.windows import Moments, Source, at_places, places
+from unisci.forecasting.windows import Source, at_places, places
 from unisci.rng import Rng
 from unisci.solvers.program import Program
 

@@ -1,17 +1,19 @@
 """A model of windows with what its inputs were like, and its training on the series of a panel."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from unisci.batch import Batch
+from unisci.batch import Batch, Schema
 from unisci.domains.calendar import season_length
 from unisci.domains.series import Panel
 from unisci.forecasting.drawing import unusable
+from unisci.forecasting.moments import Moments
+from unisci.forecasting.regression import Regression
 from unisci.forecasting.window_model import Patterns, WindowModel
-from unisci.forecasting.windows import Moments, Source, WindowShape, at_places, places
+from unisci.forecasting.windows import Source, WindowShape, at_places, places
 from unisci.networks.state_space import WindowStateSpace, WindowStateSpaceConfig
 from unisci.networks.window_inputs import WindowConfig
 from unisci.networks.window_mlp import WindowMLP, WindowMLPConfig
@@ -29,7 +31,8 @@ SEASONS, LEAST, MOST = 7, 64, 512  # a context is so many seasons, within these 
 @dataclass(frozen=True, eq=False)
 class Trained:
     """channels and freq: those of the data, None for a model of many kinds; moments: of the covariates; steps: network
-    calls a path, as the card's figures were measured."""
+    calls a path, as the card's figures were measured; columns: the names that the table of training gave its id, time,
+    targets, past and future, of those that were told."""
 
     model: WindowModel
     channels: tuple[str, ...] | None
@@ -37,6 +40,7 @@ class Trained:
     freq: str | None
     steps: int
     card: dict
+    columns: dict = field(default_factory=dict)
 
 
 def shape_for(panel: Panel, horizon: int | None, context: int | None) -> WindowShape:
@@ -65,7 +69,10 @@ def train(
     source = Source.of(panel, 0, moments)
     where = places(source, shape)
     torch.manual_seed(training.seed)
-    model = build(network, shape, source, patterns).to(device)
+    model = build(network, shape, source, patterns)
+    if model.regression is not None:
+        model.regression.fit(source, training.seed)
+    model = model.to(device)
     return fit(model, where, training, folder, _Cut(source, shape), progress=progress).cpu(), moments
 
 
@@ -84,7 +91,13 @@ def build(network: WindowConfig, shape: WindowShape, source: Source, patterns: P
     """An untrained model whose network reads what the source gives."""
     sizes = {"phases": source.phases, "covariates": source.covariates, "static": source.static}
     config = replace(network, length=shape.length, channels=shape.channels, **{k: v.shape[1] for k, v in sizes.items()})
-    return WindowModel(NETWORKS[type(config)](config), shape, source.schema, patterns, anchored=config.anchored)
+    return model_of(config, shape, source.schema, patterns)
+
+
+def model_of(config: WindowConfig, shape: WindowShape, schema: Schema, patterns: Patterns) -> WindowModel:
+    """An untrained model of these sizes."""
+    regression = Regression(shape, config.phases) if config.regressed else None
+    return WindowModel(NETWORKS[type(config)](config), shape, schema, patterns, config.anchored, regression)
 
 
 def usable(panel: Panel, shape: WindowShape, moments: Moments, ahead: int) -> tuple[Panel, Source]:

@@ -20,8 +20,9 @@ from unisci.forecasting.backtesting import Backtest, cutoffs, run_backtest
 from unisci.forecasting.forecast import Forecast
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.levels import tails
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.trained import TRAINING, shape_for, usable
-from unisci.forecasting.windows import Moments, Source, places
+from unisci.forecasting.windows import Source, places
 from unisci.jobs.config import ConfigError, TableConfig
 from unisci.jobs.models import find_weights, load, save
 from unisci.jobs.runs import open_folder, write_manifest

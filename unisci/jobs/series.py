@@ -11,9 +11,10 @@ from torch import nn
 
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.mixed import Mixed, slots
+from unisci.forecasting.moments import Moments
 from unisci.forecasting.trained import Trained, build
 from unisci.forecasting.window_model import Patterns, WindowModel
-from unisci.forecasting.windows import Moments, Source, WindowShape
+from unisci.forecasting.windows import Source, WindowShape
 from unisci.jobs.config import ConfigError, MLPConfig, SeriesJob, StateSpaceConfig, TransformerConfig
 from unisci.jobs.data import write_json
 from unisci.jobs.series_data import Held, fingerprint

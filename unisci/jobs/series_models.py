@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from unisci.forecasting.forecaster import Forecaster
-from unisci.forecasting.trained import NETWORKS, Trained
-from unisci.forecasting.window_model import COSINE, Patterns, WindowModel
-from unisci.forecasting.windows import Moments, WindowShape, window_schema
+from unisci.forecasting.moments import Moments
+from unisci.forecasting.trained import NETWORKS, Trained, model_of
+from unisci.forecasting.window_model import COSINE, Patterns
+from unisci.forecasting.windows import WindowShape, window_schema
 from unisci.jobs import weights_file
 
 FORMAT = "unisci-series-1"
@@ -33,6 +34,7 @@ def save(path: Path, trained: Trained, card: dict, half: bool = True) -> None:
         "channels": None if trained.channels is None else list(trained.channels),
         "freq": trained.freq,
         "steps": trained.steps,
+        "columns": trained.columns,
     }
     weights, tensors = {k for k, _ in model.named_parameters()}, {}
     for k, v in model.state_dict().items():
@@ -78,12 +80,10 @@ def _trained(spec: dict, card: dict, tensors: dict[str, Tensor]) -> Trained:
     if [m.shape for pair in moments for m in pair] != [(n,) for n in sizes for _ in "ms"]:
         raise ValueError("the moments are of other covariates than the network's")
     schema = window_schema(config.covariates, config.phases, config.static, config.channels)
-    model = WindowModel(
-        NETWORKS[type(config)](config), shape, schema, Patterns(**spec["patterns"]), anchored=config.anchored
-    )
+    model = model_of(config, shape, schema, Patterns(**spec["patterns"]))
     if foreign := [k for k in tensors if not k.startswith("model.")]:
         raise ValueError(f"tensors of no model: {foreign[:3]}")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})
     model.eval().requires_grad_(False)
     channels = None if channels is None else tuple(channels)
-    return Trained(model, channels, Moments(*moments), spec["freq"], spec["steps"], card)
+    return Trained(model, channels, Moments(*moments), spec["freq"], spec["steps"], card, spec.get("columns", {}))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unisci.metrics.intervals import Z, bootstrap_mean, jackknife, proportion, student
+from unisci.metrics.intervals import bootstrap_mean, jackknife
 from unisci.metrics.metric import Metric
 
 BLOCK = 2**23  # numbers of one array worked on at once, 64 MiB; a score makes a handful of such arrays
@@ -85,22 +85,6 @@ def mean_of_series(name: str, values: np.ndarray, failures: dict[str, int], seed
     """Mean of values (n,), one for each series; NaN for n = 0."""
     value = float(values.mean()) if len(values) else float("nan")
     return Metric(name, value, *bootstrap_mean(values, seed), len(values), failures)
-
-
-def clustered_proportion(hits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
-    """Interval for sum hits / sum sizes, hits[i] of sizes[i] >= 1 entries of series i, the series independent.
-
-    Wilson's at the effective size p (1 - p) / v, v the variance of the share by the spread between n series, held
-    within n and sum sizes, with Student's t for that spread (Franco et al., PMC6690503). Where the
-    spread says nothing, for one series or p of 0 or 1, a series counts as one entry.
-    """
-    n, total = len(sizes), int(sizes.sum())
-    p = hits.sum() / total
-    if n < 2 or p in (0, 1):
-        return proportion(p * n, n)
-    variance = n / (n - 1) * np.square(hits - p * sizes).sum() / total**2
-    effective = min(total, max(n, p * (1 - p) / variance)) if variance > 0 else total
-    return proportion(p * effective, effective, max(Z, student(n - 1)))
 
 
 def energies(x: np.ndarray, y: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -22,7 +22,6 @@ from dataclasses import replace
 import numpy as np
 
 from unisci.metrics.forecast_arrays import (
-    clustered_proportion,
     energies,
     flat,
     histories,
@@ -34,6 +33,7 @@ from unisci.metrics.forecast_arrays import (
     unseen,
     variograms,
 )
+from unisci.metrics.intervals import clustered_proportion
 from unisci.metrics.metric import Metric
 
 LEVELS = tuple(q / 10 for q in range(1, 10))

@@ -31,6 +31,23 @@ def proportion(successes: int, n: int, z: float = Z) -> tuple[float, float]:
     return float(max(0.0, min(p, centre - half))), float(min(1.0, max(p, centre + half)))
 
 
+def clustered_proportion(hits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """Interval for sum hits / sum sizes, hits[i] of sizes[i] >= 1 entries of cluster i, the clusters independent:
+    atoms of molecules, or steps of series.
+
+    Wilson's at the effective size p (1 - p) / v, v the variance of the share by the spread between n clusters,
+    held within n and sum sizes, with Student's t for that spread (Franco et al., PMC6690503). Where the
+    spread says nothing, for one cluster or p of 0 or 1, a cluster counts as one entry.
+    """
+    n, total = len(sizes), int(sizes.sum())
+    p = hits.sum() / total
+    if n < 2 or p in (0, 1):
+        return proportion(p * n, n)
+    variance = n / (n - 1) * np.square(hits - p * sizes).sum() / total**2
+    effective = min(total, max(n, p * (1 - p) / variance)) if variance > 0 else total
+    return proportion(p * effective, effective, max(Z, student(n - 1)))
+
+
 def distinct(unique: int, singles: int, n: int) -> tuple[float, float]:
     """Interval for unique / n, the share of distinct items among n samples, `singles` of which are seen exactly once.
 
@@ -61,6 +78,18 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 1000) -> 
     low, high = np.quantile(means, (0.025, 0.975))
     mean = values.mean()
     return float(min(low, mean)), float(max(high, mean))
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a median of values (n,), between two of them whose ranks lie Z sqrt(n) / 2 about the middle: the
+    binomial law, free of any assumption on the values. NaN for n < 6, where even all of them do not reach 95 %."""
+    n = len(values)
+    if n < 6:
+        return NAN
+    x = np.sort(values)
+    reach = Z * np.sqrt(n) / 2
+    low = max(0, int(np.floor(n / 2 - reach)))
+    return float(x[low]), float(x[n - 1 - low])
 
 
 def jackknife(

@@ -25,8 +25,8 @@ from unisci.state import Time, pick
 class WindowConfig:
     """length L in time steps, channels C, and the sizes of what is given, 0 where it is not: "phase" (B, phases) of the
     calendar at the last step, "covariates" (B, N, covariates), "static" (B, static). anchored: "anchor" (B, N, 3) is
-    given, what an entry was expected to be (`unisci.forecasting.anchors`): value, log spread, change. Raises ValueError
-    where a size is out of range.
+    given, what an entry was expected to be (`unisci.forecasting.anchors`): value, log spread, change. regressed: the
+    same, expected by `unisci.forecasting.regression`. Raises ValueError where a size is out of range, and for both.
     """
 
     length: int
@@ -35,16 +35,24 @@ class WindowConfig:
     covariates: int = 0
     static: int = 0
     anchored: bool = False
+    regressed: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("length", 1), ("channels", 1), ("phases", 0), ("covariates", 0), ("static", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        if self.anchored and self.regressed:
+            raise ValueError("entries are anchored or regressed, not both")
+
+    @property
+    def expects(self) -> bool:
+        """Whether anchors are given."""
+        return self.anchored or self.regressed
 
     @property
     def features(self) -> int:
         """Numbers in e_i."""
-        return 4 + 3 * self.anchored + 2 * self.covariates
+        return 4 + 3 * self.expects + 2 * self.covariates
 
 
 class Window(NamedTuple):
@@ -82,7 +90,7 @@ def read_window(
     known = mask & (t == 0)
     x = torch.where(mask, y, 0.0)
     entries = torch.stack([x, torch.where(known, x, 0.0), known.to(x), mask.to(x)], 1)
-    if c.anchored:
+    if c.expects:
         anchor = torch.where(mask[..., None], _field(given, "anchor", (len(y), n, 3)).to(x), 0.0)
         entries = torch.cat([entries, anchor.transpose(1, 2)], 1)
     if c.covariates:

@@ -59,8 +59,8 @@ class WindowMLP(nn.Module):
         self.entries = nn.Linear(n * c.features, c.width)
         self.phase = nn.Linear(c.phases, c.width, bias=False) if c.phases else None
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.blocks))
-        self.out, self.skip = zero(nn.Linear(c.width, n)), zero(nn.Linear((2 + c.anchored) * c.length, c.length))
-        self.gain = zero(nn.Linear(c.condition, n)) if c.anchored else None
+        self.out, self.skip = zero(nn.Linear(c.width, n)), zero(nn.Linear((2 + c.expects) * c.length, c.length))
+        self.gain = zero(nn.Linear(c.condition, n)) if c.expects else None
 
     def forward(
         self,
@@ -78,7 +78,7 @@ class WindowMLP(nn.Module):
             h = h + self.phase(window.phase)
         for block in self.blocks:
             h = block(h, c)
-        own = window.entries[:, [0, 1, 6] if self.config.anchored else [0, 1]]
+        own = window.entries[:, [0, 1, 6] if self.config.expects else [0, 1]]
         copied = self.skip(own.transpose(1, 2).flatten(2)).flatten(1)
         if self.gain is not None:
             copied = (1 + self.gain(c)) * copied
