@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from tests.jobs.small import write_weights
-from unisci.autoregression.structures import Profiles, StructureModel
+from unisci.autoregression.structure_fields import Profiles
+from unisci.autoregression.structures import StructureModel
 from unisci.design.structure_designer import StructureDesigner
 from unisci.domains.molecule import POSITION, Molecule, schema
 from unisci.jobs.models import load

@@ -7,17 +7,10 @@ import pytest
 import torch
 
 from tests.oracles import GaussianOracle
-from unisci.autoregression import structures
-from unisci.autoregression.structures import (
-    ASSIGN,
-    FOLD,
-    NEAR,
-    POLISHING,
-    Profiles,
-    StructureModel,
-    centred,
-    structure_product,
-)
+from unisci.autoregression import structure_fields, structure_times, structures
+from unisci.autoregression.structure_fields import Profiles, centred, structure_product
+from unisci.autoregression.structure_times import ASSIGN, FOLD, NEAR, training_times
+from unisci.autoregression.structures import POLISHING, StructureModel
 from unisci.batch import Batch, Field
 from unisci.denoiser import Denoiser
 from unisci.domains.molecule import BONDS, POSITION, Molecule, schema
@@ -27,6 +20,7 @@ from unisci.networks.equivariant import E3Net, E3NetConfig
 from unisci.order import Order
 from unisci.processes.gaussian import Cosine
 from unisci.rng import Rng
+from unisci.solvers.program import compile_solver
 from unisci.training.fit import FitConfig, fit
 
 
@@ -127,7 +121,7 @@ def test_profiles_are_the_block_sizes_of_graphs_by_frequency(monkeypatch):
     batch = graphs(PATH, STAR, RING, STAR, RING, STAR)
     found = Profiles.of(batch)
     assert found.sizes.tolist() == [[1, 2, 0], [3, 0, 0], [1, 2, 2]] and found.counts.tolist() == [3, 2, 1]
-    monkeypatch.setattr(structures, "PROFILES", 2)
+    monkeypatch.setattr(structure_fields, "PROFILES", 2)
     found = Profiles.of(batch)
     assert found.sizes.tolist() == [[1, 2, 0], [3, 0, 0]] and found.counts.tolist() == [3, 2]
 
@@ -151,7 +145,7 @@ def test_orders_are_drawn_as_often_as_the_graphs_have_them():
 
 def tasks(m: StructureModel, n: int = 6000):
     batch = batch_of([METHANOL, WATER] * (n // 2))
-    t, told = m.times(batch, Rng(0, batch.ids))
+    t, told = training_times(batch, Rng(0, batch.ids), m.parts)
     return batch, t, told
 
 
@@ -197,8 +191,8 @@ def test_a_model_of_no_parts_makes_everything_or_one_of_the_two():
 
 
 def test_a_known_part_is_where_it_is_told_and_nothing_else_has_an_origin(monkeypatch):
-    monkeypatch.setattr(structures, "FOLD", 0.0)
-    monkeypatch.setattr(structures, "ASSIGN", 0.0)
+    monkeypatch.setattr(structure_times, "FOLD", 0.0)
+    monkeypatch.setattr(structure_times, "ASSIGN", 0.0)
     m, asked = watched(parts=1.0)
     batch = batch_of([METHANOL] * 200)
     m.loss(batch, Rng(0, batch.ids))
@@ -218,7 +212,7 @@ def test_a_known_part_is_where_it_is_told_and_nothing_else_has_an_origin(monkeyp
     alpha, sigma = Cosine().level(t["position"][~some])
     raw = state["position"][~some] * (alpha**2 + sigma**2).sqrt()[..., None]
     assert float(raw.mean(1).abs().max()) < 1e-5
-    assert torch.equal(given["rank"], m.times(batch, Rng(0, batch.ids))[1])
+    assert torch.equal(given["rank"], training_times(batch, Rng(0, batch.ids), m.parts)[1])
 
 
 def test_the_loss_has_no_origin_and_is_a_mean_of_samples():
@@ -235,8 +229,8 @@ def test_the_loss_has_no_origin_and_is_a_mean_of_samples():
     [((1.0, 0.0), {"position"}), ((0.0, 1.0), {"atom", "bond"}), ((0.0, 0.0), {"atom", "bond", "position"})],
 )
 def test_what_is_held_is_not_learned(monkeypatch, task, learned):
-    monkeypatch.setattr(structures, "FOLD", task[0])
-    monkeypatch.setattr(structures, "ASSIGN", task[1])
+    monkeypatch.setattr(structure_times, "FOLD", task[0])
+    monkeypatch.setattr(structure_times, "ASSIGN", task[1])
     m, batch = model(), batch_of(MOLECULES * 4)
     m.loss(batch, Rng(0, batch.ids)).backward()
     net = m.denoiser.network
@@ -294,6 +288,34 @@ def test_folding_from_a_start_stays_near_it():
     sigma = math.sin(0.02 * math.pi / 2)
     assert 0.5 * sigma < rms[0] < 2 * sigma and 8 * rms[0] < rms[1] < 1
     assert float(m.denoiser.network.asked[0][1]["position"]) == pytest.approx(0.02)
+
+
+def test_a_model_folds_by_its_own_program_in_as_many_calls():
+    m, asked = watched()
+    batch, plain = batch_of(), {}
+    for steps in (3, 4):
+        plain[steps] = m.fold(batch, Rng(1, batch.ids), steps=steps)
+    near = m.fold(batch, Rng(1, batch.ids), steps=3, start=0.3)
+    times = torch.tensor([0.9, 0.5, 0.1, 0.01])
+    two = compile_solver(Cosine(), torch.tensor([0.9, 0.5, 0.0]), "ddim")
+    m.programs = (two, compile_solver(Cosine(), times, "ancestral"))
+    asked.clear()
+    out = m.fold(batch, Rng(1, batch.ids), steps=3)
+    assert [float(t["position"]) for _, t, _ in asked] == pytest.approx(times[:-1].tolist())
+    assert same(out, m.fold(batch, Rng(1, batch.ids), solver=m.programs[1]), "position")
+    assert not same(out, plain[3], "position")
+    assert same(m.fold(batch, Rng(1, batch.ids), steps=4), plain[4], "position")  # not its number of calls
+    assert same(m.fold(batch, Rng(1, batch.ids), steps=3, start=0.3), near, "position")  # nor its beginning
+    assert_in_place(out)
+
+
+def test_a_scheme_of_two_stages_folds():
+    m, asked = watched()
+    batch = batch_of()
+    out = m.fold(batch, Rng(1, batch.ids), solver=compile_solver(Cosine(), torch.tensor([0.9, 0.4, 0.0]), "heun"))
+    assert_in_place(out)
+    assert same(out, batch, "atom", "bond") and len(asked) == 3
+    assert all(torch.equal(state["bond"], batch.state["bond"]) for state, _, _ in asked)
 
 
 def test_assigning_keeps_the_positions():
@@ -483,8 +505,8 @@ def bond_errors(batch: Batch, bonds: torch.Tensor, truth: torch.Tensor) -> torch
 
 @pytest.mark.slow
 def test_it_learns_a_molecule_by_heart(monkeypatch):
-    monkeypatch.setattr(structures, "FOLD", 0.35)
-    monkeypatch.setattr(structures, "ASSIGN", 0.1)
+    monkeypatch.setattr(structure_times, "FOLD", 0.35)
+    monkeypatch.setattr(structure_times, "ASSIGN", 0.1)
     truth, many = batch_of([FORMALDEHYDE]), batch_of([FORMALDEHYDE] * 64)
     m = model(lambda: transformer(32), untrained=True, parts=0.0)
     config = FitConfig(400, batch_size=64, lr=5e-3, warmup=20, ema=0.98, checkpoint_every=0)

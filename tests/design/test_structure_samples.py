@@ -9,9 +9,11 @@ import pytest
 from rdkit import Chem
 
 from tests.small_structures import embedded
-from unisci.design import structure_scores
+from unisci.design import structure_samples, structure_scores
 from unisci.design.samples import Samples
+from unisci.design.structure_drawings import CELL, LEGEND
 from unisci.design.structure_samples import StructureSamples
+from unisci.design.structure_scores import energy
 from unisci.design.targets import Above, Below
 from unisci.domains.molecule import Molecule
 from unisci.domains.molecule_files import read_sdf, read_xyz
@@ -153,6 +155,29 @@ def test_the_picture_is_of_graphs(samples):
     assert "<svg" in samples._repr_html_() and "4 valid" in samples._repr_html_()
     with pytest.raises(ValueError, match="no valid"):
         samples.keep([1, 3]).draw()
+
+
+def test_the_picture_of_conformers_has_one_for_each(samples):
+    """A line of drawings, where the graphs share a sheet that is six wide."""
+    width = CELL[0]
+    assert samples.draw_conformers().size[0] == 4 * width
+    assert samples.draw_conformers(columns=2).size[0] == 2 * width
+    assert samples.draw_conformers(most=1).size == (width, CELL[1] + LEGEND)
+    with pytest.raises(ValueError, match="positions"):
+        samples.keep([1, 3]).draw_conformers()
+
+
+def test_conformers_are_labelled_by_their_energy_above_the_lowest(monkeypatch):
+    told = []
+    monkeypatch.setattr(structure_samples, "sheet", lambda molecules, legends, columns: told.extend(legends))
+    made = [embedded("CCO", 0), embedded("CCO", 1), embedded("CO", 0)]
+    low = np.array([energy(m.rdkit) for m in made[:2]])
+    StructureSamples.of(made, [0, 1, 0], 0, "", 0).draw_conformers()
+    ends = [f"+{e:.1f} kcal/mol" for e in (*(low - low.min()), 0.0)]
+    assert told == [f"{i}: {e}\n{s}" for i, e, s in zip((0, 1, 0), ends, ("CCO", "CCO", "CO"), strict=True)]
+    told.clear()
+    StructureSamples.of(made[:1], [7], 0, "", 0).draw_conformers()
+    assert told == ["7: +0.0 kcal/mol"]
 
 
 def test_the_page_shows_the_valid_ones(samples):

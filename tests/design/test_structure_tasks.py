@@ -9,7 +9,7 @@ from tests.small_structures import MOST, embedded, small_model
 from unisci.batch import Batch
 from unisci.design import structure_tasks
 from unisci.design.stereo import isomer
-from unisci.design.structure_tasks import TRIES, asked, asked_or_reason, complete, conformers, draw, keys, moved
+from unisci.design.structure_tasks import TRIES, asked, asked_or_reason, complete, conformers, draw, keys
 from unisci.domains.molecule import Molecule, MoleculeError
 from unisci.rng import Rng
 
@@ -155,11 +155,3 @@ def test_each_conformer_is_another_draw():
     assert abs(made[0].positions - made[1].positions).max() > 1e-3
     again, _ = conformers(MODEL, [(task, 1)], RNG, 2)
     np.testing.assert_allclose(again[0].positions, made[1].positions, atol=1e-4)
-
-
-def test_moved_is_a_translation_onto_the_fragment():
-    rng = np.random.default_rng(0)
-    fragment, rest, shift = rng.normal(size=(3, 3)), rng.normal(size=(2, 3)), np.array([1.0, -2, 3])
-    found = moved(np.concatenate([fragment, rest]) + shift, fragment)
-    np.testing.assert_allclose(found, np.concatenate([fragment, rest]), atol=1e-12)
-    assert (found[:3] == fragment).all()

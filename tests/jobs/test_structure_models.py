@@ -14,7 +14,8 @@ from unisci.design.structure_designer import StructureDesigner
 from unisci.domains.molecule import POSITION, schema
 from unisci.jobs import weights_file
 from unisci.jobs.models import card_of, load, with_card
-from unisci.jobs.structure_models import FORMAT, build, load_parts, save
+from unisci.jobs.structure_models import FORMAT, build, load_parts, save, with_programs
+from unisci.solvers.program import compile_solver
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,25 @@ def test_a_file_that_does_not_hold_what_it_promises(path, tmp_path, change):
     other = changed(path, tmp_path, **change)
     with pytest.raises(ValueError, match="does not hold what its header promises"):
         load(str(other))
+
+
+def test_a_program_comes_with_the_weights_it_was_searched_for(path, tmp_path):
+    other, process = tmp_path / "with.safetensors", small_model().denoiser.product.processes["position"]
+    program = compile_solver(process, torch.tensor([1.0, 0.6, 0.2, 0.01]), "sde-dpm++2m")
+    assert load_parts(path).structures.programs == ()
+    with_programs(path, other, [program])
+    back, plain = load_parts(other), load_parts(path)
+    assert (
+        back.structures.programs == (program,) and back.steps == load(str(other)).steps == 4 and back.card == plain.card
+    )
+    for k, v in plain.structures.state_dict().items():
+        assert torch.equal(back.structures.state_dict()[k], v), k
+    made = [load(str(p)).conformers("CCO", 2, steps=3).molecules[0].positions for p in (path, other)]
+    assert abs(made[0] - made[1]).max() > 1e-3
+    save(tmp_path / "again.safetensors", back.structures, path.parent / "small-graphs.safetensors", 3, {})
+    assert load_parts(tmp_path / "again.safetensors").structures.programs == (program,)
+    with pytest.raises(ValueError, match="does not hold what its header promises"):
+        load(str(changed(other, tmp_path, spec={"programs": [{"format": "unisci program 1"}]})))
 
 
 def test_another_format_and_a_damaged_file(path, tmp_path):

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.small_structures import small_designer
+from unisci.design.structure_drawings import CELL
 from unisci.design.structure_samples import StructureSamples
 from unisci.domains.molecule import MoleculeError
 from unisci.domains.molecule_files import read_sdf, read_xyz
@@ -123,6 +125,7 @@ def test_the_files_of_conformers(designer, tmp_path):
     frames = (out / "conformers.xyz").read_text().count("\n0 ") + (out / "conformers.xyz").read_text().count("\n1 ")
     assert frames == 4 and read_xyz(out / "conformers.xyz") is not None
     assert json.loads((out / "manifest.json").read_text())["run"]["molecules"] == list(ASKED.molecules)
+    assert Image.open(out / "conformers.png").size[0] == 2 * CELL[0]  # both conformers, not the graph alone
 
 
 def test_conformers_go_on(designer, tmp_path):

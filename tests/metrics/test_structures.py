@@ -30,7 +30,6 @@ from unisci.metrics.strain import (
     Strain,
     StrainError,
     fault,
-    median_interval,
     mmff_strain,
     strain,
     strain_metrics,
@@ -211,13 +210,6 @@ def test_strain_metrics_count_every_failure():
     assert all(r.n == 9 and r.failures == {"late": 1, "lost": 2} for r in rows)
     assert (rows[0].low, rows[0].high) == (1, 49)  # the second and the last but one
     assert all(np.isnan(r.value) for r in strain_metrics("mmff", ["lost"]))
-
-
-def test_the_median_interval_holds_the_median_19_times_in_20():
-    rng = np.random.default_rng(0)
-    inside = [low <= np.log(2) <= high for low, high in map(median_interval, rng.exponential(size=(1000, 25)))]
-    assert 0.94 < np.mean(inside) < 0.99
-    assert np.isnan(median_interval(np.arange(5.0))).all()
 
 
 def test_everything_of_a_set_by_hand(made):

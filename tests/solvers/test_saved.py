@@ -12,7 +12,7 @@ from unisci.solvers.formulas import SCHEMES
 from unisci.solvers.grids import grid
 from unisci.solvers.per_sample import stack
 from unisci.solvers.program import compile_solver, run
-from unisci.solvers.saved import load, save
+from unisci.solvers.saved import load, of_json, save, to_json
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -72,3 +72,13 @@ def test_a_grid_for_each_sample_is_not_saved(tmp_path):
     program = stack([compile_solver(VP(), grid(VP(), 3), "ddim")], torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="grid for each sample"):
         save(program, tmp_path / "p.json")
+
+
+def test_a_program_lies_in_other_json():
+    program = compile_solver(VP(), grid(VP(), 6), "sde-2m")
+    assert of_json(json.loads(json.dumps(to_json(program))), VP()) == program
+    for bad in (None, [], {}, to_json(program) | {"steps": 3}):
+        with pytest.raises(ValueError, match="header is not a readable program"):
+            of_json(bad, VP(), path="header")
+    with pytest.raises(ValueError, match="the content was made for VP"):
+        of_json(to_json(program), EDM())

@@ -10,77 +10,41 @@ parts together as in MiDi (2302.09048). In blocks (see site_blocks) of any order
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from unisci.autoregression.site_blocks import Still, part_times, parts, solve
-from unisci.batch import Batch, Field, Schema
+from unisci.autoregression.site_blocks import Still, solve
+from unisci.autoregression.structure_fields import RANK, Placing, Profiles, centred
+from unisci.autoregression.structure_times import training_times
+from unisci.batch import Batch
 from unisci.denoiser import Denoiser
-from unisci.order import Order, structural_order
-from unisci.processes.categorical import absorbing
-from unisci.processes.gaussian import Cosine
-from unisci.processes.product import Product
+from unisci.order import Order
 from unisci.rng import Rng
-from unisci.solvers.program import compile_solver
+from unisci.solvers.program import Program, compile_solver, run
 from unisci.solvers.sample import Solver, Together
 from unisci.solvers.tokens import Ancestral
 from unisci.state import State, pad
 
-FOLD, ASSIGN = 0.75, 0.04  # of the training draws; the others make all at once, a share of them in parts
-NEAR = 1.6  # power of the training times of positions, 1 = even ones: bond lengths settle at the end
+FOLDING = "sde-dpm++2m"  # the scheme that folds where no program was searched
 POLISH, POLISHING = 0.06, 5  # where a polish starts, and its calls
-PROFILES = 2048  # of the block sizes of training graphs, the most frequent ones, that are kept
-RANK: Schema = {"rank": Field("site")}
-
-
-def structure_product(schema: Schema) -> Product:
-    """The processes of "atom", "bond" and "position"."""
-    fields = {k: schema[k] for k in ("atom", "bond", "position")}
-    atom, bond = (absorbing(len(fields[k].classes)) for k in ("atom", "bond"))
-    return Product({"atom": atom, "bond": bond, "position": Cosine()}, fields)
-
-
-def centred(position: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
-    """Positions (B, N, 3) less their mean over the known sites (B, N), over all where none is; 0 at padding."""
-    about = mask if known is None else torch.where(known.any(1, keepdim=True), known, mask)
-    mean = (position * about[..., None]).sum(1, keepdim=True) / about.sum(1).clamp(min=1)[:, None, None]
-    return torch.where(mask[..., None], position - mean, 0.0)
-
-
-class Profiles(NamedTuple):
-    """sizes (P, R): sites of each rank of structural orders; counts (P,): of the training graphs that have them."""
-
-    sizes: Tensor
-    counts: Tensor
-
-    @classmethod
-    def of(cls, batch: Batch) -> "Profiles":
-        """Those of a batch of graphs."""
-        rank = structural_order(batch.state["bond"] > 0, batch.mask)[0].rank
-        sizes = torch.stack([(rank == k).sum(1) for k in range(int(rank.max()) + 1)], 1)
-        sizes, counts = sizes.unique(dim=0, return_counts=True)
-        most = counts.argsort(descending=True, stable=True)[:PROFILES]
-        return cls(sizes[most], counts[most].float())
-
-    def order(self, rng: Rng) -> Order:
-        """One for each of rng.ids: sites by rank."""
-        drawn = rng.categorical("profile", 0, self.counts.expand(len(rng.ids), -1), 0)
-        ends = self.sizes[drawn].cumsum(1)
-        site = torch.arange(int(ends.max()), device=ends.device)
-        rank = (site >= ends[:, :, None]).sum(1)
-        return Order(torch.where(site < ends[:, -1:], rank, -1))
 
 
 class StructureModel(nn.Module):
     """denoiser: of "atom", "bond" and "position"; sizes (N + 1,): counts of molecules by number of sites; profiles: see
     Profiles; parts: of the draws that make all at once, the share that learns a part of the sites, half of them in the
-    graph's own order."""
+    graph's own order; programs: searched for this model, each folds graphs in its number of calls."""
 
-    def __init__(self, denoiser: Denoiser, sizes: Tensor, profiles: Profiles, parts: float = 0.3):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sizes: Tensor,
+        profiles: Profiles,
+        parts: float = 0.3,
+        programs: Sequence[Program] = (),
+    ):
         super().__init__()
-        self.denoiser, self.parts = denoiser, parts
+        self.denoiser, self.parts, self.programs = denoiser, parts, tuple(programs)
         self.register_buffer("sizes", sizes.float())
         self.register_buffer("profile_sizes", profiles.sizes.long())
         self.register_buffer("profile_counts", profiles.counts.float())
@@ -91,7 +55,7 @@ class StructureModel(nn.Module):
 
     def loss(self, batch: Batch, rng: Rng) -> Tensor:
         """Scalar training loss of molecules, mean over samples."""
-        t, ranks = self.times(batch, rng)
+        t, ranks = training_times(batch, rng, self.parts)
         known = batch.mask & (t["position"] == 0)
         state = batch.state | {"position": centred(batch.state["position"], batch.mask, known)}
         batch = Batch(batch.schema | RANK, state, batch.mask, {"rank": ranks}, batch.ids)
@@ -100,45 +64,37 @@ class StructureModel(nn.Module):
         moved = torch.where(free, centred(noisy["position"], batch.mask), noisy["position"])
         return self.denoiser.loss(batch, rng.at(0), t, noisy=noisy | {"position": moved})
 
-    def times(self, batch: Batch, rng: Rng) -> tuple[dict[str, Tensor], Tensor]:
-        """Training times by field, one for each site or pair, and the ranks (B, N) that are told, -1 where none is."""
-        b, mask = len(batch), batch.mask
-        task, part = (rng.uniform(name, 0, (b,), 0) for name in ("task", "parts"))
-        u = 1e-3 + (1 - 1e-3) * rng.uniform("time", 0, (b,), 0)
-        fold, assign = task < FOLD, (task >= FOLD) & (task < FOLD + ASSIGN)
-        graph, position = torch.where(fold, 0.0, u), torch.where(assign, 0.0, torch.where(fold, u**NEAR, u))
-        t = {"atom": graph, "bond": graph, "position": position}
-        partly, structural = ~fold & ~assign & (part < self.parts), part < self.parts / 2
-        known, moving = parts(mask, rng)
-        rank = structural_order(batch.state["bond"] > 0, mask)[0].rank if self.parts else torch.where(mask, 0, -1)
-        block = (rng.uniform("block", 0, (b,), 0) * (rank.amax(1) + 1)).long()[:, None]
-        known = torch.where(structural[:, None], (rank >= 0) & (rank < block), known) & partly[:, None]
-        moving = torch.where(structural[:, None], rank == block, moving)
-        moving = torch.where(partly[:, None], moving, mask)
-        first = {k: torch.where(v > 0, 1.0, 0.0) for k, v in t.items()}
-        fields = {k: batch.schema[k] for k in t}
-        told = (partly & structural)[:, None]
-        return part_times(fields, known, moving, t, first), torch.where(told, rank, -1)
-
     @torch.no_grad()
     def fold(
-        self, batch: Batch, rng: Rng, steps: int = 20, solver: str = "ancestral", power: float = 2.0, start: float = 1.0
+        self,
+        batch: Batch,
+        rng: Rng,
+        steps: int = 20,
+        solver: str | Program | None = None,
+        power: float = 2.0,
+        start: float = 1.0,
     ) -> Batch:
         """Conformers of the given graphs: the batch with "position" drawn by `steps` network calls.
 
         batch.state holds "atom" and "bond"; where start < 1 its "position", noised to that time, is what is solved
-        from. power: of the even times."""
-        product = self.denoiser.product.to(batch.mask.device)
+        from. solver: a scheme, on even times to the given power; a Program, which has its own times; or None, the
+        model's own program of so many calls where there is one and start is 1, else the scheme FOLDING."""
+        position = self.denoiser.product.processes["position"]
         like = batch.state.get("position", batch.mask.new_zeros((*batch.mask.shape, 3), dtype=torch.float32))
-        x, position = {k: batch.state[k] for k in ("atom", "bond")}, product.processes["position"]
         if start < 1:
             moved = position.perturb(like, torch.tensor(start, device=like.device), rng.at(0), "position", 1)
         else:
             moved = position.prior(like, rng.at(0), "position", 1)
-        times = start * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power
-        grid = [{"atom": 0.0 * t, "bond": 0.0 * t, "position": t} for t in times]
-        together = Together(atom=Still(), bond=Still(), position=compile_solver(position, times, solver))
-        return self._solved(batch, x | {"position": centred(moved, batch.mask)}, grid, together, rng, None)
+        if solver is None:
+            solver = next((p for p in self.programs if p.nfe == steps and start == 1), FOLDING)
+        if isinstance(solver, str):
+            solver = compile_solver(
+                position, start * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power, solver
+            )
+        shaped, x = self._shaped(batch, {k: batch.state[k] for k in ("atom", "bond")})
+        denoise = Placing(self.denoiser.on(shaped), x)
+        out = run(denoise, {"position": centred(moved, batch.mask)}, solver, rng.at(1), check=False)
+        return self._made(batch, x | out)
 
     @torch.no_grad()
     def assign(self, batch: Batch, rng: Rng, steps: int = 20, power: float = 2.0) -> Batch:
@@ -237,15 +193,21 @@ class StructureModel(nn.Module):
         first: int = 0,
     ) -> Batch:
         """The batch with what is drawn from x; nothing where there is no site or pair. first: see `solve`."""
-        shaped = Batch(self.denoiser.product.schema | RANK, x, batch.mask, batch.given, batch.ids)
-        exists = {k: shaped.exists(k) for k in ("atom", "bond")}
-        x = x | {k: torch.where(there, x[k], 0) for k, there in exists.items()}
+        shaped, x = self._shaped(batch, x)
 
         def about(x: dict[str, Tensor], known: Tensor) -> dict[str, Tensor]:
             """Known sites about their own mean; the noise of the others is about it already."""
             moved = centred(x["position"], batch.mask, known)
             return x | {"position": torch.where(known[..., None], moved, x["position"])}
 
-        out = solve(self.denoiser.on(shaped), x, grid, solver, rng, order, first, settle=about)
+        return self._made(batch, solve(self.denoiser.on(shaped), x, grid, solver, rng, order, first, settle=about))
+
+    def _shaped(self, batch: Batch, x: dict[str, Tensor]) -> tuple[Batch, dict[str, Tensor]]:
+        """The batch with the state x and the model's fields, and x, 0 where there is no site or pair."""
+        shaped = Batch(self.denoiser.product.schema | RANK, x, batch.mask, batch.given, batch.ids)
+        return shaped, x | {k: torch.where(shaped.exists(k), x[k], 0) for k in ("atom", "bond")}
+
+    def _made(self, batch: Batch, out: dict[str, Tensor]) -> Batch:
+        """The batch with what was drawn, about its mean."""
         out = batch.state | out | {"position": centred(out["position"], batch.mask)}
-        return Batch(batch.schema | shaped.schema, out, batch.mask, batch.given, batch.ids)
+        return Batch(batch.schema | self.denoiser.product.schema | RANK, out, batch.mask, batch.given, batch.ids)

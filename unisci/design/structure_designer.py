@@ -9,25 +9,12 @@ import pandas as pd
 import torch
 
 from unisci.autoregression.structures import StructureModel
-from unisci.batch import Batch
 from unisci.design.designer import Designer, check_ids
 from unisci.design.samples import Samples
 from unisci.design.structure_orders import Draw, structural
+from unisci.design.structure_parts import grown, named, shapes
 from unisci.design.structure_samples import StructureSamples
-from unisci.design.structure_tasks import (
-    BATCH,
-    around,
-    asked,
-    asked_or_reason,
-    blank,
-    check,
-    complete,
-    conformers,
-    draw,
-    keys,
-    moved,
-    shape,
-)
+from unisci.design.structure_tasks import BATCH, asked, asked_or_reason, complete, conformers, draw
 from unisci.design.table import OWN
 from unisci.design.wants import Want, Wants
 from unisci.domains.molecule import Molecule
@@ -140,16 +127,9 @@ class StructureDesigner:
         """
         steps = self._steps(steps)
         _check_seed(seed, n)
-        positions = [positions] if isinstance(positions, np.ndarray) and positions.ndim == 2 else list(positions)
-        arrays = [shape(x, k, len(self.structures.sizes) - 1) for k, x in enumerate(positions)]
-        if not arrays:
-            raise ValueError("no positions: give an array (N, 3) or several")
+        arrays = shapes(positions, len(self.structures.sizes) - 1)
         began, ids = time.perf_counter(), [i for _ in arrays for i in range(n)]
-        asked_for = [blank(len(x)).with_positions(x) for x in arrays for _ in range(n)]
-        own = [key for x in arrays for key in keys(x.tobytes(), range(n))]
-        rng = lambda ids: Rng(seed, ids).at(GRAPHS)
-        made = draw(self.structures, asked_for, own, rng, lambda b, r: self.structures.assign(b, r, steps))
-        made = [m.with_positions(a.positions) for m, a in zip(made, asked_for, strict=True)]
+        made = named(self.structures, arrays, n, lambda ids: Rng(seed, ids).at(GRAPHS), steps)
         extra = pd.DataFrame({"shape": [k for k in range(len(arrays)) for _ in range(n)]})
         seconds = (time.perf_counter() - began) / len(made)
         return StructureSamples.of(made, ids, seconds, self.hash, seed, extra=extra)
@@ -167,26 +147,8 @@ class StructureDesigner:
         """
         steps = self._steps(steps, AT_ONCE)
         _check_seed(seed, n)
-        k, sizes = len(fragment.atoms), self.structures.sizes
-        if not fragment.conformers or not k or not np.isfinite(fragment.positions[0]).all():
-            raise ValueError("the fragment needs atoms and finite positions: give some by .with_positions(...)")
-        check(fragment, self.structures, room=1)
-        if atoms is not None and not k < atoms < len(sizes):
-            raise ValueError(f"atoms = {atoms}: the fragment has {k}, and the model draws up to {len(sizes) - 1}")
-        began, rng = time.perf_counter(), lambda ids: Rng(seed, ids).at(GROW)
-        larger = torch.where(torch.arange(len(sizes), device=sizes.device) > k, sizes, 0)
-        if atoms is None and not larger.any():
-            raise ValueError(f"no training molecule has more than the fragment's {k} atoms: say how many atoms")
-        ids = torch.arange(n, device=sizes.device)
-        wanted = rng(ids).categorical("sites", 0, larger.expand(n, -1), 0).tolist() if atoms is None else [atoms] * n
-        parts = [around(fragment, total) for total in wanted]
-
-        def solve(batch: Batch, own: Rng) -> Batch:
-            first = torch.arange(batch.mask.shape[1], device=batch.mask.device) < k
-            return self.structures.grow(batch, first & batch.mask, own, steps)
-
-        made = draw(self.structures, parts, list(range(n)), rng, solve)
-        made = [m.with_positions(moved(m.positions[0], fragment.positions[0])) for m in made]
+        began = time.perf_counter()
+        made = grown(self.structures, fragment, n, atoms, lambda ids: Rng(seed, ids).at(GROW), steps)
         return StructureSamples.of(made, range(n), (time.perf_counter() - began) / n, self.hash, seed)
 
     def to(self, device: torch.device | str) -> "StructureDesigner":

@@ -15,7 +15,8 @@ from unisci.autoregression.property_model import PropertyModel
 from unisci.design import view3d
 from unisci.design.samples import Samples
 from unisci.design.stereo import isomer
-from unisci.design.structure_scores import mmff
+from unisci.design.structure_drawings import sheet
+from unisci.design.structure_scores import energy, mmff
 from unisci.design.wants import Want, Wants
 from unisci.domains.molecule import Molecule
 from unisci.domains.molecule_files import write_sdf, write_xyz
@@ -142,6 +143,18 @@ class StructureSamples(Samples):
     def draw(self, most: int = 24, columns: int = 6) -> Any:
         """A picture (PIL) of the graphs of the first valid samples, their ids below."""
         return self.valid()[:most]._graphs().draw(most, columns)
+
+    def draw_conformers(self, most: int = 24, columns: int = 6) -> Any:
+        """A picture (PIL) of the first valid samples in space, those of one graph turned onto the first of them. Below
+        each its id and, in kcal/mol, its energy by MMFF94 above the lowest of the same graph that is drawn."""
+        shown = self.valid()[:most]
+        energies = pd.Series([energy(m.rdkit) for m in shown.molecules], dtype=float)
+        above = energies - energies.groupby(shown.table["smiles"].to_numpy()).transform("min")
+        told = ["" if np.isnan(e) else f": +{e:.1f} kcal/mol" for e in above]
+        several = shown.table["smiles"].nunique() > 1
+        rows = zip(shown.table["id"], told, shown.table["isomer"], strict=True)
+        legends = [f"{i}{text}\n{isomer}" if several else f"{i}{text}" for i, text, isomer in rows]
+        return sheet(shown.molecules, legends, columns)
 
     def _graphs(self) -> Samples:
         """The same rows as molecules with implicit hydrogens and no positions."""

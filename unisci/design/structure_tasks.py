@@ -135,29 +135,3 @@ def conformers(
         made[i] = made[i].with_positions(None)
         reasons[i] = f"none of {TRIES} draws has the stereochemistry asked for"
     return made, reasons
-
-
-def blank(n: int) -> Molecule:
-    """n hydrogens without bonds, to be drawn over."""
-    return Molecule(("H",) * n, np.zeros((n, n), np.int8))
-
-
-def shape(positions: np.ndarray, k: int, most: int) -> np.ndarray:
-    """Positions (N, 3) float64. Raises ValueError where they are none, or of more than `most` atoms."""
-    x = np.asarray(positions, np.float64)
-    if x.ndim != 2 or x.shape[1] != 3 or not 0 < len(x) <= most or not np.isfinite(x).all():
-        raise ValueError(f"shape {k}: positions are finite (N, 3) in angstrom of 1 to {most} atoms, got {x.shape}")
-    return x
-
-
-def around(fragment: Molecule, atoms: int) -> Molecule:
-    """The fragment's first conformer, and as many sites as are missing, to be drawn over."""
-    more = atoms - len(fragment.atoms)
-    positions = np.pad(fragment.positions[0], [(0, more), (0, 0)])
-    return Molecule((*fragment.atoms, *blank(more).atoms), np.pad(fragment.bonds, (0, more)), positions[None])
-
-
-def moved(positions: np.ndarray, fragment: np.ndarray) -> np.ndarray:
-    """Positions (n, 3) whose first sites lie on those of the fragment, which they differ from by a translation."""
-    k = len(fragment)
-    return np.concatenate([fragment, positions[k:] + fragment.mean(0) - positions[:k].mean(0)])

@@ -92,7 +92,7 @@ def html(crystal: Crystal) -> str:
     corners = np.array(list(product((0, 1), repeat=3)))
     centre = 0.5 * crystal.lattice.sum(0)
     sites = [
-        _site(z, p @ crystal.lattice - centre)
+        site(z, p @ crystal.lattice - centre)
         for z, s in zip(crystal.numbers.tolist(), crystal.fractional, strict=True)
         for p in _images(s)
     ]
@@ -112,7 +112,7 @@ def molecule_html(molecule: Molecule, title: str) -> str:
         raise ValueError(f"{title}: there are no positions to show")
     x = molecule.positions[0] - molecule.positions[0].mean(0)
     symbols = [parse_class(name)[0] for name in molecule.atoms]
-    sites = [_site(chemical_symbols().index(s), p) for s, p in zip(symbols, x, strict=True)]
+    sites = [site(chemical_symbols().index(s), p) for s, p in zip(symbols, x, strict=True)]
     pairs = zip(*np.nonzero(np.triu(molecule.bonds)), strict=True)
     bonds = [[int(i), int(j), int(molecule.bonds[i, j])] for i, j in pairs]
     size = float(max(1.5, np.linalg.norm(x, axis=1).max()))
@@ -126,8 +126,8 @@ def chemical_symbols() -> list[str]:
     return chemical_symbols
 
 
-def _site(z: int, position: np.ndarray) -> dict:
-    """What the page draws of an atom of atomic number z."""
+def site(z: int, position: np.ndarray) -> dict:
+    """What is drawn of an atom of atomic number z: its place "p", radius "r" in angstrom, "color" and "symbol"."""
     from ase.data import covalent_radii
     from ase.data.colors import jmol_colors
 

@@ -126,8 +126,9 @@ def _properties(
 
 
 def save(forecaster: Forecaster, path: str | Path, half: bool = True) -> None:
-    """Write a trained forecaster for `load`, as .safetensors, in half precision by default. The series of `fit` and the
-    names of their columns are not kept: give `predict` the table. Raises ValueError where it is not trained."""
+    """Write a trained forecaster for `load`, as .safetensors, in half precision by default. The series of `fit` and
+    their static numbers are not kept, the names of the columns are: give `predict` such a table. Raises ValueError
+    where it is not trained."""
     if forecaster.trained is None:
         raise ValueError("this forecaster is not trained: call fit(df) before it is saved")
     if Path(path).suffix != ".safetensors":

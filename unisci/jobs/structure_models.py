@@ -1,7 +1,8 @@
 """Generators of molecules in space from sizes to weights files and back: what draws heavy-atom graphs, under "graphs.",
-and what makes all atoms and their positions, under "structures."."""
+and what makes all atoms and their positions, under "structures.", with the solver programs searched for it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor
 
 from unisci.autoregression.pard import Pard
-from unisci.autoregression.structures import Profiles, StructureModel, structure_product
+from unisci.autoregression.structure_fields import Profiles, structure_product
+from unisci.autoregression.structures import StructureModel
 from unisci.batch import Schema
 from unisci.denoiser import Denoiser
 from unisci.jobs import weights_file
 from unisci.networks.atom_transformer import AtomTransformer, AtomTransformerConfig
+from unisci.solvers.program import Program
+from unisci.solvers.saved import of_json, to_json
 
 FORMAT = "unisci-structures-1"
 GRAPHS, STRUCTURES = "graphs.", "structures."
@@ -51,6 +55,14 @@ def build(
     return StructureModel(denoiser, sizes, profiles, parts)
 
 
+def with_programs(source: Path, target: Path, programs: Sequence[Program]) -> None:
+    """Copy a weights file, with programs for conformers that were searched for it. Raises ValueError where the file is
+    damaged or foreign."""
+    metadata, tensors = weights_file.read(source, FORMAT)
+    spec = json.loads(metadata["spec"]) | {"programs": [to_json(p) for p in programs]}
+    weights_file.write(target, tensors, metadata | {"spec": json.dumps(spec)})
+
+
 def save(path: Path, structures: StructureModel, graphs: Path, steps: int, card: dict, half: bool = True) -> None:
     """Write a model of structures beside a copy of the generator of graphs in the weights file `graphs`, as one
     safetensors file; sizes, classes and card in its header.
@@ -69,6 +81,7 @@ def save(path: Path, structures: StructureModel, graphs: Path, steps: int, card:
         "scale": structures.denoiser.scale["position"],
         "parts": structures.parts,
         "steps": steps,
+        "programs": [to_json(p) for p in structures.programs],
     }
     tensors, weights = {GRAPHS + k: v for k, v in drawn.items()}, {k for k, _ in structures.named_parameters()}
     for k, v in structures.state_dict().items():
@@ -111,6 +124,8 @@ def _parts(spec: dict, tensors: dict[str, Tensor], card: dict, digest: str) -> P
     config = AtomTransformerConfig(**spec["network"])
     structures = build(config, fields, own["sizes"], profiles, float(spec["parts"]), float(spec["scale"]))
     structures.load_state_dict(own)
+    process = structures.denoiser.product.processes["position"]
+    structures.programs = tuple(of_json(p, process) for p in spec.get("programs", ()))  # older files have none
     structures.eval().requires_grad_(False)
     graph_steps, steps = int(spec["graphs"]["steps"]), int(spec["steps"])
     return Parts(graphs, graph_steps, structures, steps, card, digest, str(spec["source"]))

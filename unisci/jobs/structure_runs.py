@@ -2,7 +2,7 @@
 
 samples.parquet                          one row a sample, with its positions
 molecules.sdf .png .html                 what was generated: records, graphs, the first ones to turn with the mouse
-conformers.sdf .xyz .png .html           the same of conformers that were asked for
+conformers.sdf .xyz .png .html           the same of conformers that were asked for; the picture shows them in space
 hit_rates.csv                            what share of the samples meets each want, where something was wanted
 """
 
@@ -169,7 +169,8 @@ def finish(out: Path, stem: str) -> None:
         _write(out / f"{stem}.xyz", parts, StructureSamples.write_xyz)
     shown = next((s for s in map(StructureSamples.from_parquet, parts) if s.table["valid"].any()), None)
     if shown is not None:
-        shown.dedupe().draw().save(out / f"{stem}.png")
+        picture = shown.draw_conformers() if stem == "conformers" else shown.dedupe().draw()
+        picture.save(out / f"{stem}.png")
         (out / f"{stem}.html").write_text(shown.page())
     write_hit_rates(out)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unisci.autoregression.structures import Profiles, StructureModel
+from unisci.autoregression.structure_fields import Profiles
+from unisci.autoregression.structures import StructureModel
 from unisci.batch import Batch
 from unisci.jobs import structure_data, weights_file
 from unisci.jobs.base_config import ConfigError

@@ -17,9 +17,8 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from unisci.domains.molecule import Molecule
 from unisci.metrics.conformer_distances import Coverage, coverage, distances, prepare
-from unisci.metrics.intervals import bootstrap_mean
+from unisci.metrics.intervals import bootstrap_mean, median_interval
 from unisci.metrics.metric import Metric
-from unisci.metrics.strain import median_interval
 from unisci.metrics.workers import Workers
 
 LIMIT = 120.0  # seconds for all pairs of conformers of one molecule

@@ -19,8 +19,7 @@ import numpy as np
 from rdkit import Chem
 
 from unisci.domains.molecule_rdkit import parse_class
-from unisci.metrics.forecast_arrays import clustered_proportion
-from unisci.metrics.intervals import NAN, proportion
+from unisci.metrics.intervals import NAN, clustered_proportion, proportion
 from unisci.metrics.metric import Metric
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
 
-from unisci.metrics.intervals import NAN, Z, bootstrap_mean
+from unisci.metrics.intervals import bootstrap_mean, median_interval
 from unisci.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -95,15 +95,20 @@ def strain(molecule: Molecule, calculator: BaseCalculator, fmax: float = 0.01, s
     return Strain(float(energy), superposed_rmsd(molecule.positions[0][heavy], atoms.positions[heavy]))
 
 
+def rotation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The proper rotation R (3, 3) with which a R is nearest to b, both (n, 3) about one origin (Kabsch, DOI
+    10.1107/S0567739476001873)."""
+    u, _, v = np.linalg.svd(a.T @ b)
+    return u @ np.diag([1, 1, np.sign(np.linalg.det(u) * np.linalg.det(v))]) @ v
+
+
 def superposed_rmsd(a: np.ndarray, b: np.ndarray) -> float:
-    """Root mean square distance of positions a, b (n, 3) after the best translation and proper rotation (Kabsch, DOI
-    10.1107/S0567739476001873); 0 for no atoms."""
+    """Root mean square distance of positions a, b (n, 3) after the best translation and proper rotation; 0 for no
+    atoms."""
     if len(a) == 0:
         return 0.0
     a, b = a - a.mean(0), b - b.mean(0)
-    u, s, v = np.linalg.svd(a.T @ b)
-    s[-1] *= np.sign(np.linalg.det(u) * np.linalg.det(v))
-    return float(np.sqrt(max(0.0, np.square(a).sum() + np.square(b).sum() - 2 * s.sum()) / len(a)))
+    return float(np.sqrt(np.square(a @ rotation(a, b) - b).sum() / len(a)))
 
 
 def strain_metrics(name: str, results: Sequence[Strain | str], seed: int = 0) -> list[Metric]:
@@ -121,15 +126,3 @@ def strain_metrics(name: str, results: Sequence[Strain | str], seed: int = 0) ->
         mean = float(x.mean()) if n else float("nan")
         rows.append(Metric(label, mean, *bootstrap_mean(x, seed), n, failures))
     return rows
-
-
-def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a median of values (n,), between two of them whose ranks lie Z sqrt(n) / 2 about the middle: the
-    binomial law, free of any assumption on the values. NaN for n < 6, where even all of them do not reach 95 %."""
-    n = len(values)
-    if n < 6:
-        return NAN
-    x = np.sort(values)
-    reach = Z * np.sqrt(n) / 2
-    low = max(0, int(np.floor(n / 2 - reach)))
-    return float(x[low]), float(x[n - 1 - low])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unisci.lattice import cell_matrix
 from unisci.networks.edges import differences, distances, fourier, radial
 from unisci.networks.molecule_inputs import BondHead, RankEmbedding
-from unisci.networks.sites import FieldTimes, centred, count, mean_over_sites, sees, share
+from unisci.networks.sites import FieldTimes, centred, check_bonds, count, mean_over_sites, sees, share
 from unisci.order import Order
 
 
@@ -159,10 +159,3 @@ class EGNN(nn.Module):
         out = {"atom": self.to_atom(x), "position": vector}
         out |= {"bond": self.to_bond(x, features)} if c.bonds else {}
         return out | {"cell": self.to_cell(mean_over_sites(x, mask))} if "cell" in state else out
-
-
-def check_bonds(state: dict[str, Tensor], bonds: int) -> None:
-    """Raise ValueError unless the state has "bond" where a network's config has bonds, and there alone."""
-    if ("bond" in state) != bool(bonds):
-        there = "has" if "bond" in state else "has no"
-        raise ValueError(f'the state {there} "bond" and the config bonds = {bonds}: set bonds to the number of classes')

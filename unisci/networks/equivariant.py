@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from unisci.lattice import cell_matrix, cell_numbers
 from unisci.networks.edges import differences, distances, radial, to_edge_index
-from unisci.networks.egnn import check_bonds
 from unisci.networks.molecule_inputs import BondHead, RankEmbedding
-from unisci.networks.sites import FieldTimes, centred, count, mean_over_sites, sees
+from unisci.networks.sites import FieldTimes, centred, check_bonds, count, mean_over_sites, sees
 from unisci.order import Order
 
 

@@ -1,4 +1,5 @@
-"""What all networks of atoms share: who sees whom, how many sites there are, the fields' times, and the free origin."""
+"""What all networks of atoms share: who sees whom, how many sites there are, the fields' times, the free origin, and
+whether there are bonds."""
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,13 @@ def centred(vector: Tensor, mask: Tensor, t: Tensor, order: Order | None) -> Ten
     free = (first & (moves | ~first).all(1, keepdim=True))[..., None]
     mean = (vector * free).sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp(min=1)
     return torch.where(mask[..., None], vector - mean * free, 0)
+
+
+def check_bonds(state: dict[str, Tensor], bonds: int) -> None:
+    """Raise ValueError unless the state has "bond" where a network's config has bonds, and there alone."""
+    if ("bond" in state) != bool(bonds):
+        there = "has" if "bond" in state else "has no"
+        raise ValueError(f'the state {there} "bond" and the config bonds = {bonds}: set bonds to the number of classes')
 
 
 class FieldTimes(nn.Module):

@@ -1,4 +1,4 @@
-"""Programs on disk, as JSON: a searched program ships beside the weights it was searched for."""
+"""Programs as JSON, in a file or in the header of the weights that they were searched for."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ def fingerprint(process: Gaussian, grid: tuple[float, ...]) -> list[list[float]]
     return torch.stack([alpha, sigma], 1).tolist()
 
 
-def save(program: Program, path: str | Path) -> None:
-    """Write a program of one grid as JSON. Raises ValueError for one with a grid for each sample."""
+def to_json(program: Program) -> dict:
+    """A program of one grid as what `json.dumps` takes. Raises ValueError for one with a grid for each sample."""
     rows = [row for step in program.steps for row in step]
     if any(isinstance(row.time, torch.Tensor) for row in rows):
         raise ValueError(f"{program.name} has a grid for each sample; save the programs it was stacked from")
-    content = {
+    return {
         "format": FORMAT,
         "name": program.name,
         "order": program.order,
@@ -34,18 +34,33 @@ def save(program: Program, path: str | Path) -> None:
         "fingerprint": fingerprint(program.process, program.grid),
         "steps": program.steps,
     }
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def save(program: Program, path: str | Path) -> None:
+    """Write a program of one grid as JSON. Raises ValueError for one with a grid for each sample."""
+    Path(path).write_text(json.dumps(to_json(program), indent=1) + "\n")
 
 
 def load(path: str | Path, process: Gaussian, model: str | None = None) -> Program:
     """Read a program back, bit for bit.
 
-    Raises ValueError where the file is none or damaged, where alpha and sigma of `process` on the program's grid differ
-    from those it was made with by more than a part in 10^6, and where the program was searched for one model and
-    `model` names another; None does not ask.
+    Raises ValueError where the file is none or damaged, and as `of_json`.
     """
     try:
         content = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a readable program ({error}); search or compile it again") from error
+    return of_json(content, process, model, str(path))
+
+
+def of_json(content: Any, process: Gaussian, model: str | None = None, path: str = "the content") -> Program:
+    """The program that `to_json` wrote, bit for bit; path: its name in messages.
+
+    Raises ValueError where it is none, where alpha and sigma of `process` on the program's grid differ from those it
+    was made with by more than a part in 10^6, and where the program was searched for one model and `model` names
+    another; None does not ask.
+    """
+    try:
         assert content["format"] == FORMAT
         program = Program(
             content["name"],
@@ -58,7 +73,7 @@ def load(path: str | Path, process: Gaussian, model: str | None = None) -> Progr
         want = torch.tensor(content["fingerprint"], dtype=torch.float64)
         made_with = content["process"]
         assert want.shape == (len(program.grid), 2) and len(program.steps) == len(program.grid) - 1
-    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a readable program ({error or 'wrong format'}); search or compile it again"
         ) from error
