@@ -66,13 +66,16 @@ def columns(folder: Path, spec: Set) -> dict[str, np.ndarray]:
     return {name: table[name].where(table[name] > NOT_TAKEN).to_numpy() for name in table}
 
 
-def task(folder: Path, name: str) -> Task:
-    """A set, divided."""
+def task(folder: Path, name: str, earlier: bool = False) -> Task:
+    """A set, divided. earlier: what is for validation is cut off first, so that settings can be chosen on the part
+    before it."""
     spec = SETS[name]
     values = columns(folder, spec)
+    if earlier:
+        values = {k: y[: training_steps(y, spec)] for k, y in values.items()}
     train, judged, truth, few = [], [], [], []
     for k, (series, y) in enumerate(values.items()):
-        end = len(y) - spec.horizon if spec.windows == 1 else len(y) * 3 // 4
+        end = training_steps(y, spec)
         train.append(one(series, y[:end], spec.freq))
         if k % spec.every:
             continue
@@ -81,6 +84,10 @@ def task(folder: Path, name: str) -> Task:
             judged.append(one(f"{series} {origin}", y[:origin], spec.freq))
             truth.append(y[origin : origin + spec.horizon])
     return Task(Panel(tuple(train)), Panel(tuple(judged)), np.stack(truth), np.flatnonzero(few))
+
+
+def training_steps(y: np.ndarray, spec: Set) -> int:
+    return len(y) - spec.horizon if spec.windows == 1 else len(y) * 3 // 4
 
 
 def one(name: str, y: np.ndarray, freq: str) -> Series:

@@ -70,6 +70,7 @@ def judge(forecaster: Forecaster, data: Task, spec: Set, seed: int, brief: bool 
         "CRPS": crps(paths, data.truth),
         "CRPS of few": crps(paths[data.few], data.truth[data.few]),
         "80 %": coverage(paths, data.truth, 0.8).value,
+        "50 %": coverage(paths, data.truth, 0.5).value,
     }
     found |= {"VS": variogram_score(paths / unit, data.truth / unit).value}
     found |= {"VS shuffled": variogram_score(mixed / unit, data.truth / unit).value}
@@ -143,13 +144,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TRAINING.steps, help="of training")
     parser.add_argument("--anchored", action="store_true", help="see unisci.forecasting.anchors")
     parser.add_argument("--regressed", action="store_true", help="see unisci.forecasting.regression")
+    parser.add_argument("--earlier", action="store_true", help="judge by windows before those of validation, to choose")
     parser.add_argument("--brief", action="store_true", help="paths alone: nothing refined, nothing synthetic")
     parser.add_argument("--statistical", nargs="*", choices=SLOW, help="ETS and ARIMA too, or one of them")
     args = parser.parse_args()
     network = replace(MLP, anchored=args.anchored, regressed=args.regressed)
     slow = () if args.statistical is None else args.statistical or tuple(SLOW)
     for name in args.sets:
-        spec, data = SETS[name], task(args.data, name)
+        spec, data = SETS[name], task(args.data, name, args.earlier)
         counts = f"{len(data.judged)} windows judged, {len(data.few)} of them by slow models too"
         print(f"\n{name}: {len(data.train)} series to train on, {counts}", flush=True)
         print("baselines: " + row(baselines(data, spec, slow)), flush=True)
