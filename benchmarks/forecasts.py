@@ -159,9 +159,8 @@ def main() -> None:
             began = time.process_time()
             forecaster = train(data, spec, seed, args.steps, network)
             seconds = time.process_time() - began
-            print(
-                f"seed {seed} ({seconds:.0f} CPU s): {row(judge(forecaster, data, spec, seed, args.brief))}", flush=True
-            )
+            about = f"seed {seed} ({seconds:.0f} CPU s, temperature {forecaster.trained.temperature:.2f})"
+            print(f"{about}: {row(judge(forecaster, data, spec, seed, args.brief))}", flush=True)
 
 
 def row(numbers: dict[str, float]) -> str:

@@ -12,12 +12,12 @@ from unisci.solvers.sample import Solver
 END = 0.05
 START = 0.98  # the first time: alpha is 0 at t = 1 in the cosine process
 DECIDED = (0.25, 0.12)  # where the last atoms and bonds of a molecule become certain, and Langevin steps mend them
-COLD = 0.7  # the share of Langevin's noise, that of the paper's models
+COLD = 0.7  # the share of Langevin's noise, that of the paper's models; fewer corrections mend as much where it is less
 S4S = {
     "s4": S4(),
     "s4-2": SecondOrderS4(),
     "s4-langevin": S4(snr=0.2, scale=COLD),
-    "s4-2-langevin": SecondOrderS4(snr=0.4, scale=COLD),
+    "s4-2-langevin": SecondOrderS4(snr=0.3, scale=0.5),
 }
 
 

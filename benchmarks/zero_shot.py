@@ -20,15 +20,18 @@ from unisci.domains.synthetic_series import mixtures
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.mixed import Mixed, slots
 from unisci.forecasting.moments import Moments
+from unisci.forecasting.temperature import WINDOWS, temperature
 from unisci.forecasting.trained import MLP, TRAINING, Trained, build
 from unisci.forecasting.window_model import Patterns
 from unisci.forecasting.windows import Source, WindowShape
 from unisci.metrics.forecasts import coverage
+from unisci.rng import Rng
 from unisci.training.data import GROUP
 from unisci.training.fit import fit
 
 SHAPE = WindowShape(336, 48)
 PATTERNS = Patterns(gaps=0.1, nothing=0.1, shorter=0.3)
+CALLS = 10
 MADE_UP = 3.0  # weight of the made-up series beside 1 for each set
 KIN = {"ETTh1": {"ETTm1"}, "ETTm1": {"ETTh1"}}
 
@@ -47,7 +50,9 @@ def pretrain(folder: Path, without: str, steps: int, anchored: bool) -> Forecast
     model = build(replace(MLP, anchored=anchored), SHAPE, mixed.source, PATTERNS)
     rows = slots(GROUP * training.batch_size)
     model = fit(model, rows, training, None, mixed, progress=False) if steps else model.eval()
-    return Forecaster.of(Trained(model, None, none, None, 10, {}), "unisci")
+    some = mixed(slots(WINDOWS), Rng(training.seed, torch.arange(WINDOWS)))
+    c = temperature(model, some, CALLS, training.seed) if steps else 1.0
+    return Forecaster.of(Trained(model, None, none, None, CALLS, {}, temperature=c), "unisci")
 
 
 def main() -> None:

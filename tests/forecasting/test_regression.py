@@ -106,7 +106,7 @@ def test_an_untrained_model_draws_the_regression():
 
 def test_training_keeps_it_and_too_few_windows_leave_it_out():
     training = FitConfig(steps=2, batch_size=4, checkpoint_every=0)
-    model, _ = train(walks(400), SHAPE, SMALL, PATTERNS, training, progress=False)
+    model = train(walks(400), SHAPE, SMALL, PATTERNS, training, progress=False).model
     assert bool(model.regression.weight.any())
     fresh = Regression(SHAPE, 6).fit(source_of(walks(400)), 0)
     assert torch.equal(model.regression.weight, fresh.weight)

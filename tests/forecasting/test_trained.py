@@ -56,29 +56,29 @@ def weights(model):
 def test_the_same_arguments_give_the_same_weights():
     """Dropout included, and whatever was drawn before."""
     shape, data = WindowShape(8, 4), rich()
-    first, moments = train(data, shape, NET, PATTERNS, FIT, progress=False)
+    first, moments = (made := train(data, shape, NET, PATTERNS, FIT, progress=False)).model, made.moments
     torch.manual_seed(99)
-    again, _ = train(data, shape, NET, PATTERNS, FIT, progress=False)
-    assert torch.equal(weights(first), weights(again))
+    again = train(data, shape, NET, PATTERNS, FIT, progress=False)
+    assert torch.equal(weights(first), weights(again.model)) and made.temperature == again.temperature
     assert moments.covariates[0].shape == (5,) and moments.static[0].tolist() == [0.5]
     config = first.denoiser.network.config
     assert (config.length, config.channels, config.phases, config.covariates, config.static) == (12, 1, 6, 5, 1)
     for other in (replace(FIT, seed=1), replace(FIT, steps=5)):
-        assert not torch.equal(weights(first), weights(train(data, shape, NET, PATTERNS, other, progress=False)[0]))
-    gaps = train(data, shape, NET, Patterns(1, 0, 0), FIT, progress=False)[0]
+        assert not torch.equal(weights(first), weights(train(data, shape, NET, PATTERNS, other, progress=False).model))
+    gaps = train(data, shape, NET, Patterns(1, 0, 0), FIT, progress=False).model
     assert not torch.equal(weights(first), weights(gaps))
 
 
 def test_a_resumed_run_has_the_weights_of_one_that_was_not(tmp_path):
     """Without dropout, whose draws are torch's own."""
     shape, data, net = WindowShape(8, 4), rich(), replace(NET, dropout=0.0)
-    whole, _ = train(data, shape, net, PATTERNS, FIT, progress=False)
+    whole = train(data, shape, net, PATTERNS, FIT, progress=False).model
     half = replace(FIT, checkpoint_every=2)
-    train(data, shape, net, PATTERNS, half, tmp_path, progress=False)
+    train(data, shape, net, PATTERNS, half, folder=tmp_path, progress=False)
     for file in tmp_path.rglob("*"):
         if file.is_file() and "4" in file.stem:
             file.unlink()
-    resumed, _ = train(data, shape, net, PATTERNS, half, tmp_path, progress=False)
+    resumed = train(data, shape, net, PATTERNS, half, folder=tmp_path, progress=False).model
     assert torch.equal(weights(whole), weights(resumed))
 
 
@@ -86,7 +86,7 @@ def test_training_lowers_the_loss():
     """Of data without noise, to half that of the untrained model, which answers 0."""
     data, shape = panel(np.sin(np.arange(120) / 3)), WindowShape(12, 4)
     net, longer = replace(NET, width=32, hidden=32, dropout=0.0), replace(FIT, steps=150, lr=1e-2, batch_size=32)
-    model, _ = train(data, shape, net, Patterns(0, 0, 0), longer, progress=False)
+    model = train(data, shape, net, Patterns(0, 0, 0), longer, progress=False).model
     source = source_of(data)
     batch = at_places(source, shape, places(source, shape))
     fresh, rng = build(NET, shape, source, Patterns(0, 0, 0)).eval(), Rng(5, batch.ids)
@@ -130,5 +130,5 @@ def test_no_series_long_enough_is_told():
 
 def test_short_series_are_no_harm_to_the_others():
     data = panel(normal(30).numpy(), [1.0], [np.nan, 2.0, np.nan], normal(3, seed=1).numpy())
-    model, _ = train(data, WindowShape(8, 4), NET, PATTERNS, FIT, progress=False)
+    model = train(data, WindowShape(8, 4), NET, PATTERNS, FIT, progress=False).model
     assert bool(weights(model).isfinite().all())

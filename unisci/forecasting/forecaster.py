@@ -9,6 +9,7 @@ TSDiff (arXiv 2307.11494) and GPD (2406.02212) in use: see `unisci.forecasting.t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from unisci.forecasting.backtesting import Backtest, cutoffs, run_backtest
 from unisci.forecasting.drawing import draw_paths
 from unisci.forecasting.filling import Filled, fill_paths
 from unisci.forecasting.forecast import Forecast
-from unisci.forecasting.gpd import CLEAN, Conditioner
+from unisci.forecasting.gpd import CLEAN, Clean, Conditioner
 from unisci.forecasting.reading import Table, check_alike, read_panel
 from unisci.forecasting.refining import RESTART, Refiner, base_paths, refine_paths
 from unisci.forecasting.scenarios import Scenario, guide_by, known_entries
@@ -87,9 +88,9 @@ class Forecaster:
         panel = read_panel(df, freq, X, columns)
         shape = shape_for(panel, self.horizon, self.context)
         path = None if folder is None else Path(folder)
-        model, moments = train(panel, shape, self.network, self.patterns, self.training, path, progress, device)
+        options = self.training, self.steps, path, progress, device
         names = {k: v for k, v in columns.items() if k != "static"}
-        self.trained = Trained(model, panel.channels, moments, panel.freq, self.steps, {}, names)
+        self.trained = replace(train(panel, shape, self.network, self.patterns, *options), columns=names)
         self.panel, self.columns = panel, columns
         return self
 
@@ -103,7 +104,7 @@ class Forecaster:
         quantiles: Sequence[float] | None = None,
         X: Table | None = None,
         seed: int = 0,
-        conditioner: Conditioner = CLEAN,
+        conditioner: Conditioner | None = None,
         roll: bool = False,
     ) -> Forecast:
         """n_paths joint paths of the h steps after the last of every series: those of `fit`, or of df, trained on or
@@ -111,11 +112,13 @@ class Forecaster:
 
         h: the trained horizon where None; more than it only with roll, horizon after horizon, each path after its own
         past. levels (percent), quantiles: of the forecast's frame. X: future covariates. conditioner: how the model is
-        told the past, see `unisci.forecasting.gpd`. Path j of a series and a seed is the same whatever else is drawn.
+        told the past, see `unisci.forecasting.gpd`; None: `Clean` at the temperature that suits the model. Path j of a
+        series and a seed is the same whatever else is drawn.
 
         Series that cannot be forecast are rows of `.rejects`. Raises ValueError where h or n_paths make no sense, and
         where the series are not like those of `fit`.
         """
+        conditioner = conditioner or Clean(self._trained().temperature)
         return self._forecast(h, df, freq, n_paths, levels, quantiles, X, seed, conditioner, roll, ())
 
     def condition(

@@ -25,7 +25,7 @@ from unisci.guidance.particles import Report, check_threshold, particle_rng, pri
 from unisci.guidance.terms import Pin, guided
 from unisci.processes.gaussian import Gaussian, level_for
 from unisci.rng import MASK, Rng
-from unisci.solvers.program import Program
+from unisci.solvers.program import Program, run
 from unisci.solvers.sample import Denoise, Solver, sample, standard_normal
 from unisci.solvers.score import check_gaussian
 from unisci.state import State, Time, beside, fieldwise
@@ -40,10 +40,21 @@ class Conditioner(Protocol):
 
 @dataclass(frozen=True)
 class Clean:
-    """Known entries enter the model clean, at t = 0: see `Prompted`. The default for models that were trained so."""
+    """Known entries enter the model clean, at t = 0: see `Prompted`. The default for models that were trained so.
+
+    temperature: of all noise, the first draw's and the program's. A Gaussian law is drawn at that many times its
+    spread, each draw by itself. Raises ValueError where it is not positive."""
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"a temperature is positive, got {self.temperature}")
 
     def __call__(self, denoise: Denoise, y: State, where: Tensor, program: Program, rng: Rng) -> State:
-        return hold(draw(Prompted(denoise, y, where), y, program, rng), y, where)
+        noise = fieldwise(lambda v: self.temperature * v, prior(denoise, y, rng, 1))
+        told = Prompted(denoise, y, where)
+        return hold(run(told, noise, program.cooled(self.temperature), rng), y, where)
 
 
 CLEAN = Clean()

@@ -12,6 +12,7 @@ from unisci.domains.series import Panel
 from unisci.forecasting.drawing import unusable
 from unisci.forecasting.moments import Moments
 from unisci.forecasting.regression import Regression
+from unisci.forecasting.temperature import WINDOWS, temperature
 from unisci.forecasting.window_model import Patterns, WindowModel
 from unisci.forecasting.windows import Source, WindowShape, at_places, places
 from unisci.networks.state_space import WindowStateSpace, WindowStateSpaceConfig
@@ -32,7 +33,8 @@ SEASONS, LEAST, MOST = 7, 64, 512  # a context is so many seasons, within these 
 class Trained:
     """channels and freq: those of the data, None for a model of many kinds; moments: of the covariates; steps: network
     calls a path, as the card's figures were measured; columns: the names that the table of training gave its id, time,
-    targets, past and future, of those that were told."""
+    targets, past and future, of those that were told; temperature: at which forecasts are drawn, see
+    `unisci.forecasting.temperature`."""
 
     model: WindowModel
     channels: tuple[str, ...] | None
@@ -41,6 +43,7 @@ class Trained:
     steps: int
     card: dict
     columns: dict = field(default_factory=dict)
+    temperature: float = 1.0
 
 
 def shape_for(panel: Panel, horizon: int | None, context: int | None) -> WindowShape:
@@ -59,12 +62,13 @@ def train(
     network: WindowConfig,
     patterns: Patterns,
     training: FitConfig,
+    steps: int = 10,
     folder: Path | None = None,
     progress: bool = True,
     device: str = "cpu",
-) -> tuple[WindowModel, Moments]:
-    """A model of the panel's windows; same arguments, same weights. Raises ValueError where no series is long
-    enough."""
+) -> Trained:
+    """A model of the panel's windows, to draw paths of so many calls; same arguments, same weights. Raises ValueError
+    where no series is long enough."""
     moments = Moments.of(panel)
     source = Source.of(panel, 0, moments)
     where = places(source, shape)
@@ -73,7 +77,10 @@ def train(
     if model.regression is not None:
         model.regression.fit(source, training.seed)
     model = model.to(device)
-    return fit(model, where, training, folder, _Cut(source, shape), progress=progress).cpu(), moments
+    model = fit(model, where, training, folder, _Cut(source, shape), progress=progress).cpu()
+    some = torch.randperm(len(where), generator=torch.Generator().manual_seed(training.seed))[:WINDOWS]
+    c = temperature(model, at_places(source, shape, where[some]), steps, training.seed)
+    return Trained(model, panel.channels, moments, panel.freq, steps, {}, temperature=c)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.mixed import Mixed, slots
 from unisci.forecasting.moments import Moments
+from unisci.forecasting.temperature import WINDOWS, temperature
 from unisci.forecasting.trained import Trained, build
 from unisci.forecasting.window_model import Patterns, WindowModel
 from unisci.forecasting.windows import Source, WindowShape
@@ -24,6 +26,7 @@ from unisci.networks.state_space import WindowStateSpaceConfig
 from unisci.networks.window_inputs import WindowConfig
 from unisci.networks.window_mlp import WindowMLPConfig
 from unisci.networks.window_transformer import WindowTransformerConfig
+from unisci.rng import Rng
 from unisci.training.data import GROUP
 from unisci.training.fit import fit
 
@@ -75,7 +78,9 @@ def train(job: SeriesJob, held: list[Held], network: WindowConfig, patterns: Pat
     data = slots(GROUP * job.training.batch_size)
     config = job.training.fit_config()
     averaged = fit(model, data, config, job.out / "checkpoints", mixed, validate, progress)
-    return as_trained(averaged.cpu())
+    rng = Rng(config.seed, torch.arange(WINDOWS))
+    c = temperature(averaged.cpu(), mixed(slots(WINDOWS), rng), job.sample.steps, config.seed)
+    return replace(as_trained(averaged), temperature=c)
 
 
 def _validate(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unisci.forecasting.forecaster import Forecaster
 from unisci.forecasting.moments import Moments
+from unisci.forecasting.temperature import HIGHEST, LOWEST
 from unisci.forecasting.trained import NETWORKS, Trained, model_of
 from unisci.forecasting.window_model import COSINE, Patterns
 from unisci.forecasting.windows import WindowShape, window_schema
@@ -35,6 +36,7 @@ def save(path: Path, trained: Trained, card: dict, half: bool = True) -> None:
         "freq": trained.freq,
         "steps": trained.steps,
         "columns": trained.columns,
+        "temperature": trained.temperature,
     }
     weights, tensors = {k for k, _ in model.named_parameters()}, {}
     for k, v in model.state_dict().items():
@@ -86,4 +88,8 @@ def _trained(spec: dict, card: dict, tensors: dict[str, Tensor]) -> Trained:
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})
     model.eval().requires_grad_(False)
     channels = None if channels is None else tuple(channels)
-    return Trained(model, channels, Moments(*moments), spec["freq"], spec["steps"], card, spec.get("columns", {}))
+    temperature = float(spec.get("temperature", 1.0))  # older files have none
+    if not LOWEST <= temperature <= HIGHEST:
+        raise ValueError(f"temperature is {temperature}, expected {LOWEST} to {HIGHEST}")
+    columns = spec.get("columns", {})
+    return Trained(model, channels, Moments(*moments), spec["freq"], spec["steps"], card, columns, temperature)

@@ -6,7 +6,7 @@ points, denoiser outputs and noises into a frozen `Program`; `run` executes any 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -79,6 +79,12 @@ class Program:
         """How many points and how many denoiser outputs must be kept."""
         rows = [row for rows in self.steps for row in rows]
         return tuple(max((1 + back for row in rows for back, _ in row[i]), default=1) for i in (1, 2))
+
+    def cooled(self, temperature: float) -> "Program":
+        """The same steps with so many times the noise. Started at so many times the noise too, a linear denoiser's
+        samples have that many times their distance from its mean, exactly."""
+        cool = lambda row: row if row.noise is None else row._replace(noise=temperature * row.noise)
+        return replace(self, steps=tuple(tuple(cool(row) for row in rows) for rows in self.steps))
 
     def step(
         self, denoise: Denoise, x: State, t: Time, s: Time, memory: Past | None, rng: Rng | None
